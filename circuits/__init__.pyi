@@ -1,0 +1,9 @@
+from .config import ExperimentConfig as ExperimentConfig
+from .config import load_config as load_config
+from .config import NamedConfig as NamedConfig
+from .experiments import Experiment as Experiment
+from .experiments import EXPERIMENTS as EXPERIMENTS
+from .runner import Finished as Finished
+from .runner import run as run
+
+DISTRIBUTION: str

@@ -1,0 +1,222 @@
+"""The ``circuits`` command: list, show, run, schema. Only ``run`` imports torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+import circuits
+from interp.errors import BadInput, HeadscopeError, LoadFailed, RunFailed
+
+if getattr(circuits, "DISTRIBUTION", None) != "headscope":  # the other distribution's __init__ lies over ours
+    raise ImportError(
+        "The import name 'circuits' is taken by another distribution ('circuits' on PyPI), whose files lie over those "
+        "of 'headscope'. Run `pip uninstall circuits headscope`, then `pip install headscope`."
+    )
+
+BAD_INPUT, RUN_FAILED, INTERRUPTED = 2, 1, 130
+
+app = typer.Typer(
+    help="Named experiments on the attention heads of pretrained transformers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A named experiment, or the path of a YAML file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on standard output.")]
+
+
+@app.command("list")
+def list_names(
+    kind: Annotated[
+        str | None, typer.Argument(metavar="[KIND]", help="experiment, task, method, score, edit or model.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Every named experiment, task, method, score, edit and zoo model, one line each."""
+    with exit_codes():
+        from circuits.catalogue import KINDS
+        from interp.names import lookup
+
+        chosen = KINDS
+        if kind is not None:
+            singular = kind.lower().removesuffix("s")
+            chosen = {singular: lookup(singular, KINDS, "kind")}
+        found = {name: entries() for name, entries in chosen.items()}
+        if as_json:
+            rows = [{"kind": k, "name": n, "line": line} for k, entries in found.items() for n, line in entries.items()]
+            return _print_json(rows)
+        width = max((len(name) for entries in found.values() for name in entries), default=0)
+        for number, (name, entries) in enumerate(found.items()):
+            print(("\n" if number else "") + f"{name.upper()}S")
+            for entry, line in entries.items():
+                print(f"  {entry:<{width}}  {line}")
+
+
+@app.command()
+def show(name: Name, as_json: AsJson = False) -> None:
+    """The config of an experiment, what it measures, what it needs and what it writes."""
+    with exit_codes():
+        from circuits.config import load_config
+        from circuits.experiments import EXPERIMENTS
+
+        other = None if name.endswith((".yaml", ".yml")) else _line_of(name)
+        if other is not None:
+            return _print_json(other) if as_json else print(f"{other['name']} ({other['kind']}): {other['line']}")
+        named = load_config(name)
+        kind = EXPERIMENTS[named.config.experiment]
+        settings = named.config.settings()
+        about = {
+            "name": named.name,
+            "about": named.config.about,
+            "command": named.command,
+            "measures": kind.measures,
+            "needs": kind.needs,
+            "writes": kind.writes,
+            "config": settings,
+        }
+        if as_json:
+            return _print_json(about)
+        fields = type(named.config).model_fields
+        print(f"{named.name}: {named.config.about}\n")
+        for label in ("command", "measures", "needs", "writes"):
+            print(_paragraph(label, str(about[label])))
+        print("\nSettings, each changed by key=value:")
+        for key, value in settings.items():
+            print(f"  {key} = {_short(value)}")
+            print(f"      {fields[key].description or ''}")
+
+
+@app.command()
+def run(
+    name: Name,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, as in model=gpt2.")
+    ] = None,
+    as_json: AsJson = False,
+    out: Annotated[Path | None, typer.Option(help="The folder to write; by default runs/NAME-HASH.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Do everything again, even if it is finished.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the end.")] = False,
+) -> None:
+    """Run an experiment; finished work is kept, so that the same command resumes a stopped run."""
+    with exit_codes():
+        from circuits import runner
+        from circuits.progress import Bars, Silent
+
+        progress = Silent() if quiet or as_json else Bars()
+        if quiet or as_json:
+            os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read when transformers is imported
+        command = " ".join(["circuits", *sys.argv[1:]]) if sys.argv[1:2] == ["run"] else f"circuits run {name}"
+        finished = runner.run(name, overrides or (), out=out, force=force, progress=progress, command=command)
+        if as_json:
+            return _print_json(finished.as_dict())
+        _print_end(finished)
+
+
+@app.command()
+def schema(name: Name) -> None:
+    """The JSON schema of an experiment's settings, for editors that check YAML."""
+    with exit_codes():
+        from circuits.config import load_config
+        from circuits.experiments import EXPERIMENTS
+
+        kind = EXPERIMENTS.get(name)
+        _print_json((kind.load_config_class() if kind else type(load_config(name).config)).model_json_schema())
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turns the toolkit's errors into one sentence on the error stream and an exit code.
+
+    2: refused before anything was run. 1: stopped on the way. 130: interrupted. Anything else is a bug and keeps its
+    traceback.
+    """
+    try:
+        yield
+    except (BadInput, LoadFailed) as error:
+        _leave(str(error), BAD_INPUT)
+    except RunFailed as error:
+        _leave(str(error), RUN_FAILED)
+    except HeadscopeError as error:
+        _leave(str(error), RUN_FAILED)
+    except KeyboardInterrupt:
+        _leave("Stopped. What was finished is kept; run the same command again to go on from there.", INTERRUPTED)
+
+
+def _leave(message: str, code: int) -> NoReturn:
+    print(f"circuits: {message}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def _line_of(name: str) -> dict[str, str] | None:
+    """The entry called ``name`` of a registry that is not an experiment, if there is one."""
+    from circuits.catalogue import KINDS
+    from circuits.config import config_files
+
+    if name in config_files():
+        return None
+    for kind, entries in KINDS.items():
+        if kind != "experiment" and name in (found := entries()):
+            return {"kind": kind, "name": name, "line": found[name]}
+    return None
+
+
+def _print_end(finished: Any) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if finished.top:
+        table = Table(title=None, header_style="bold", box=None, pad_edge=False)
+        for column, value in finished.top[0].items():
+            title = str(column).replace("_", " ")
+            table.add_column(title, justify="left" if isinstance(value, str) else "right", min_width=6)
+        for row in finished.top:
+            table.add_row(*(escape(_cell(value)) for value in row.values()))
+        console.print(table)
+    console.print(f"\n{escape(finished.answer)}")
+    if finished.reused:
+        console.print("\nThis run was finished before; nothing was computed again (--force does).")
+    console.print("\nReport: ", end="")
+    print(finished.report)  # never wrapped, so that it can be clicked or copied
+
+
+def _cell(value: Any) -> str:
+    """A cell of the printed table: two decimals, so that a row fits a terminal."""
+    from interp.numerals import numeral
+
+    return numeral(round(value, 2) + 0.0, 2) if isinstance(value, float) else numeral(value)
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def _paragraph(label: str, text: str) -> str:
+    import textwrap
+
+    return textwrap.fill(text, width=100, initial_indent=f"{label + ':':<10}", subsequent_indent=" " * 10)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 100 else f"{text[:97]}..."  # noqa: PLR2004 - columns of a terminal
+
+
+def main() -> None:
+    """What the ``circuits`` command calls."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

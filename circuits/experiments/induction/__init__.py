@@ -1,0 +1,1 @@
+"""The induction experiment: previous-token and induction heads, what they do for the loss, and when they appear."""

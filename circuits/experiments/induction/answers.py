@@ -1,0 +1,106 @@
+"""How well the second copy is foreseen: the loss on it, and a logit difference that answers can be reassigned in.
+
+The logit difference at a position is the logit of the right token minus that of the token that another prompt has
+there. Reassigned, both tokens come from other prompts, and nothing that a head knows about its own prompt can move
+their difference to one side: what still moves it is the null for "this head matters".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuits.experiments.induction.prompts import Repeated
+from circuits.units import fingerprint_of
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """Right and wrong tokens of the second copy, as they are and reassigned.
+
+    Attributes:
+        right: ``[prompt, pos, 1 + draw]``; the first is the prompt's own, the others are those of another prompt.
+        wrong: the same shape; the token to compare with.
+    """
+
+    right: np.ndarray
+    wrong: np.ndarray
+
+    def select(self, rows: slice) -> Answers:
+        """Those of some prompts."""
+        return Answers(self.right[rows], self.wrong[rows])
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of both."""
+        return fingerprint_of(self.right, self.wrong)
+
+
+def assign_answers(prompts: Repeated, *, draws: int, seed: int) -> Answers:
+    """The answers of ``prompts`` with ``draws`` reassignments.
+
+    Each prompt gets the wrong tokens of a fixed other prompt. A reassignment gives each prompt the pair (right, wrong)
+    of another one; no prompt keeps its own.
+
+    Args:
+        prompts: at least two.
+        draws: how many reassignments.
+        seed: which ones.
+    """
+    own = prompts.ids[:, prompts.second]
+    n = len(own)
+    generator = np.random.default_rng([seed, int(prompts.fingerprint, 16) % 2**32])
+    partner = _cycle(n, generator)
+    orders = [np.arange(n), *(_cycle(n, generator) for _ in range(draws))]
+    right = np.stack([own[order] for order in orders], axis=-1)
+    wrong = np.stack([own[partner][order] for order in orders], axis=-1)
+    return Answers(right, wrong)
+
+
+def _cycle(n: int, generator: np.random.Generator) -> np.ndarray:
+    """A random permutation of one cycle: nobody keeps its own place."""
+    order = generator.permutation(n)
+    moved = np.empty(n, dtype=np.int64)
+    moved[order] = np.roll(order, 1)
+    return moved
+
+
+def second_copy_columns(prompts: Repeated) -> Int[Tensor, "batch pos"]:
+    """The columns whose logits predict the second copy."""
+    row = torch.arange(prompts.queries.start, prompts.queries.stop)
+    return row.expand(len(prompts), -1).clone()
+
+
+def measure(logits: Float[Tensor, "batch pos vocab"], answers: Answers) -> dict[str, np.ndarray]:
+    """``loss`` ``[batch]`` in nats, and ``difference`` ``[batch, 1 + draw]``, both averaged over positions.
+
+    Args:
+        logits: at the columns that predict the second copy.
+        answers: the tokens there; only their logits are looked at for ``difference``.
+    """
+    exact = logits.float()
+    right, wrong = (torch.from_numpy(ids).to(exact.device) for ids in (answers.right, answers.wrong))
+    total = torch.logsumexp(exact, dim=-1)
+    own = exact.gather(-1, right)
+    difference = own - exact.gather(-1, wrong)
+    return {
+        "loss": (total - own[..., 0]).mean(-1).cpu().numpy(),
+        "difference": difference.mean(1).cpu().numpy(),
+    }
+
+
+def token_losses(
+    logits: Float[Tensor, "batch pos vocab"], ids: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "batch predicted"]:
+    """The loss of every token but the first, in nats: entry j is the loss of the token at column j + 1.
+
+    Args:
+        logits: at every column.
+        ids: the tokens.
+    """
+    log_probabilities = torch.log_softmax(logits[:, :-1].float(), dim=-1)
+    return -log_probabilities.gather(-1, ids[:, 1:, None].to(logits.device))[..., 0]

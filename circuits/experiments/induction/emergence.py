@@ -1,0 +1,65 @@
+"""Scores and losses over the checkpoints that a model keeps of its training."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+
+import interp
+from circuits.experiments.induction.findings import Emergence
+from circuits.experiments.induction.job import Job
+from circuits.experiments.induction.reading import losses_of
+from circuits.experiments.induction.scoring import scores_of
+from circuits.manifest import files_fingerprint
+from circuits.progress import Silent
+
+SCORES = ("previous_token", "induction")
+_NAMED_BY_STEP = re.compile(r"(?:step|checkpoint)[-_]?0*(\d+)")
+
+
+def checkpoints(model: str) -> list[tuple[int, Path]]:
+    """(training step, folder) of each checkpoint beside a model, in order of steps; empty where it has none.
+
+    A checkpoint is a folder ``step-N`` or ``checkpoint-N`` with a config, inside the model's folder or in
+    ``checkpoints/`` inside it.
+
+    Args:
+        model: a zoo name or a folder; a hub id has none.
+    """
+    from interp.zoo import ZOO, path
+
+    folder = Path(path(model)) if model in ZOO else Path(model).expanduser()
+    found = [
+        (int(named.group(1)), place)
+        for place in [*folder.glob("*/"), *folder.glob("checkpoints/*/")]
+        if (named := _NAMED_BY_STEP.fullmatch(place.name)) and (place / "config.json").is_file()
+    ]
+    return sorted(found)
+
+
+def emergence(job: Job) -> Emergence | None:
+    """How scores and losses grew during training, on the first batch of the selection prompts; ``None`` without
+    checkpoints."""
+    places = checkpoints(job.config.model)
+    if not places:
+        return None
+    prompts = job.selection.select(slice(0, job.config.batch_size))
+    names = [name for name in SCORES if name in job.config.scores]
+    first, second = [], []
+    scores: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    with job.progress.stage("Over training", len(places)) as done:
+        for _step, place in places:
+            model = interp.load(str(place), tokenizer=job.model.tokenizer, check=False)
+            fingerprint = f"{files_fingerprint(str(place))}"
+            then = dataclasses.replace(job, model=model, fingerprint=fingerprint, progress=Silent())
+            losses = losses_of(then, prompts, "checkpoint")
+            first.append(float(losses.first.mean()))
+            second.append(float(losses.second.mean()))
+            for name, found in scores_of(then, prompts, names, "checkpoint").items():
+                scores[name].append(found.values)
+            done()
+    stacked = {name: np.stack(values) for name, values in scores.items()}
+    return Emergence([step for step, _ in places], first, second, stacked)

@@ -1,0 +1,13 @@
+"""The kinds of prompts that experiments are run on; data, importable without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+TASKS: Mapping[str, str] = MappingProxyType(
+    {
+        "repeated-random-tokens": "BOS and S distinct random tokens, then the same S again: only copying can help",
+        "natural-text": "sentences from the config, each said twice, in the words that the tokenizer knows",
+    }
+)

@@ -1,0 +1,5 @@
+"""Constructors of edits. An edit is declared here, and applied by ``interp.run``, ``generate`` or ``edited``."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

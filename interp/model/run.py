@@ -1,0 +1,297 @@
+"""The one door from a model to tensors: one forward with declared reads and edits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from interp.address import At, Site
+from interp.edits.base import Edit
+from interp.errors import BadInput, RunFailed
+from interp.model.batch import Batch
+from interp.model.finite import check_finite
+from interp.model.handle import Model
+from interp.model.inputs import output_embeddings
+from interp.model.reading import Reading
+from interp.model.scopes import evaluating, removing
+from interp.model.session import Session
+from interp.model.views import Readings, at_door
+
+Metric = Callable[[Tensor, Batch], Tensor]
+Logits = Literal["all", "last", "answers"] | Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What one forward gave.
+
+    ``run[At(...)]`` is the tensor an address saw, after the edits: an int layer has no layer axis, otherwise a leading
+    ``layer`` axis in the order asked. A narrower address than was read is a slice; a wider one is a ``KeyError``.
+
+    Attributes:
+        batch: the prompts.
+        logits: ``[batch, pos, vocab]``, ``[batch, k, vocab]`` for chosen positions, ``[batch, class]`` for classifiers,
+            ``None`` for a model without a head.
+        positions: ``[batch, k]`` columns of the logits, ``None`` for all.
+        kernels: ``(stack, layer) -> name`` of the attention that ran.
+        grad: by address, the gradient of the metric's sum, ``None`` unless ``grad=`` was given.
+        metric: ``[batch]`` the metric's values, where ``grad=`` was given.
+        output: the Hugging Face output object.
+        edits: the edits in force, as prepared.
+    """
+
+    batch: Batch
+    logits: Tensor | None
+    positions: Tensor | None
+    kernels: Mapping[tuple[str, int], str]
+    output: Any
+    edits: tuple[Edit, ...] = ()
+    grad: Readings | None = None
+    metric: Tensor | None = None
+    _readings: Readings = field(default_factory=lambda: Readings((), {}))
+
+    def __getitem__(self, at: At | Site | str) -> Tensor:
+        return self._readings[at]
+
+    def __contains__(self, at: At | Site | str) -> bool:
+        return at in self._readings
+
+    def reads(self) -> Iterator[tuple[At, Tensor]]:
+        """Everything that was read, one layer at a time: ``(At with an int layer, tensor)``."""
+        return self._readings.by_layer()
+
+    def __repr__(self) -> str:
+        shape = None if self.logits is None else list(self.logits.shape)
+        edits = f", edits {list(self.edits)}" if self.edits else ""
+        return f"Run(logits {shape}, read {[reading.at for reading in self._readings.readings]}{edits})"
+
+
+def run(
+    model: Model,
+    batch: Batch,
+    read: Iterable[At | Site | str] = (),
+    edits: Iterable[Edit] = (),
+    *,
+    logits: Logits = "all",
+    grad: Metric | None = None,
+    kernels: Mapping[tuple[str, int], str] | Literal["eager"] | None = None,
+    graph: bool = False,
+) -> Run:
+    """What one forward of ``batch`` gives, with ``read`` recorded and ``edits`` in force.
+
+    Args:
+        model: the handle.
+        batch: the prompts, from :func:`interp.encode`.
+        read: addresses to record; they show what the model used after the edits.
+        edits: applied in their order at each site; nothing else depends on order.
+        logits: which positions are unembedded: ``"all"``, ``"last"`` (each prompt's last token), ``"answers"`` (where
+            the answer is predicted) or columns ``[batch, k]``; the others are never multiplied by the unembedding.
+        grad: a metric ``(logits, batch) -> [batch]``; its sum is differentiated at every address in ``read``. The model
+            keeps its ``.grad``, ``requires_grad``, ``training`` and RNG state.
+        kernels: ``"eager"``, or another run's ``kernels``: attention that must run the architecture's eager function,
+            so that an unedited run can be compared with an edited one bit for bit.
+        graph: keep the autograd graph (for edits whose values require gradients).
+
+    Without reads, edits and ``grad`` this is ``hf(**batch.inputs)``, bit for bit. z, residual and MLP edits stay in the
+    model's own kernel; edits of scores, pattern, q, k and v move the addressed layers, and only them, to the
+    architecture's eager attention. The model is exactly as found afterwards, also after an error.
+
+    Raises:
+        BadInput: an address, edit or position that cannot be, before any forward.
+        EditDidNotFire: an edit's site was never reached.
+        NotFinite: NaN or infinity at a real token, named with the first layer and site.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load("handmade")
+        >>> batch = interp.encode(model, torch.tensor([[0, 3, 4, 3]]))
+        >>> interp.run(model, batch, read=[At(Site.PATTERN, layer=0)])[At(Site.PATTERN, layer=0)].shape
+        torch.Size([1, 2, 4, 4])
+    """
+    addresses = [at_door(item, model) for item in read]
+    declared = list(edits)
+    check_edits(declared)
+    positions = _positions(model, batch, logits)
+    eager = _forced(model, kernels)
+    if declared or addresses:
+        eager |= Session(model, batch, declared, addresses, gradients=grad is not None).eager
+    prepared, eager = prepared_edits(model, batch, declared, eager)
+    with_graph = grad is not None or graph
+    session = Session(model, batch, prepared, addresses, gradients=grad is not None, eager=sorted(eager))
+    plain = not (addresses or prepared or eager or with_graph)
+    final: list[Tensor] = []
+    with evaluating(model.hf), torch.set_grad_enabled(with_graph):
+        with _unembedding(model, positions, final):
+            if plain:
+                output = model.hf(**batch.inputs)
+            else:
+                with session:
+                    output = model.hf(**batch.inputs)
+        made = _logits_of(output)
+        check_finite(model, batch, prepared, final, made)
+        session.check_fired()
+        session.check_read()
+        values, gradients = _differentiate(grad, made, batch, positions, session.readings)
+    return Run(
+        batch=batch,
+        logits=made.detach() if made is not None and not graph else made,
+        positions=positions,
+        kernels=kernels_of(model, session.eager),
+        output=output,
+        edits=tuple(prepared),
+        grad=gradients,
+        metric=values,
+        _readings=Readings(tuple(session.readings), model.stacks, detach=not graph, batch=batch),
+    )
+
+
+def check_edits(edits: Sequence[Any]) -> None:
+    """Refuse what is not an edit.
+
+    Raises:
+        BadInput: with what came.
+    """
+    for edit in edits:
+        if not isinstance(edit, Edit):
+            raise BadInput(
+                f"edits: {edit!r} is a {type(edit).__name__}; expected edits such as interp.zero(At(Site.Z, layer=3))."
+            )
+
+
+def _forced(model: Model, kernels: Mapping[tuple[str, int], str] | str | None) -> set[tuple[str, int]]:
+    if kernels is None:
+        return set()
+    if kernels == "eager":
+        return {
+            (name, layer.index)
+            for name, stack in model.stacks.items()
+            if stack.family.interface
+            for layer in stack.layers
+            if layer
+        }
+    if isinstance(kernels, Mapping):
+        return {key for key, name in kernels.items() if name == "eager" and model.stacks[key[0]].family.interface}
+    raise BadInput(f"kernels={kernels!r}: expected 'eager' or another run's .kernels.")
+
+
+def kernels_of(model: Model, eager: Iterable[tuple[str, int]]) -> dict[tuple[str, int], str]:
+    """``(stack, layer) -> name`` of the attention that runs when ``eager`` layers are moved."""
+    moved = set(eager)
+    names: dict[tuple[str, int], str] = {}
+    for name, stack in model.stacks.items():
+        for layer in stack.layers:
+            if layer:
+                config = getattr(layer.attention, "config", None) or stack.config
+                own = str(config._attn_implementation).removeprefix("headscope_")
+                names[(name, layer.index)] = "eager" if (name, layer.index) in moved else own
+    return names
+
+
+@dataclass(frozen=True)
+class _Preparation:
+    """What an edit may ask of an unedited run, through the same kernels as the edited one."""
+
+    model: Model
+    batch: Batch | None
+    eager: frozenset[tuple[str, int]]
+
+    def read(self, batch: Batch, at: At) -> Tensor:
+        """What ``at`` saw in an unedited run of ``batch``."""
+        kernels = {key: "eager" for key in self.eager}
+        return run(self.model, batch, read=[at], logits="last" if _unembeds(self.model) else "all", kernels=kernels)[at]
+
+
+def prepared_edits(
+    model: Model, batch: Batch | None, edits: Sequence[Edit], eager: set[tuple[str, int]] | None = None
+) -> tuple[list[Edit], set[tuple[str, int]]]:
+    """``(edits with their functions, layers that must run eager)``.
+
+    Args:
+        model: the handle.
+        batch: the prompts, ``None`` for foreign code.
+        edits: as declared; those with ``prepare`` read unedited runs through the kernels of the edited one.
+        eager: layers that must run eager in any case.
+    """
+    layers = set(eager or ()) | (Session(model, batch, edits).eager if edits else set())
+    preparation = _Preparation(model, batch, frozenset(layers))
+    made = [edit if edit.prepare is None else edit.prepare(preparation) for edit in edits]
+    return [edit.with_phase(old.phase) for edit, old in zip(made, edits, strict=True)], layers
+
+
+def _unembeds(model: Model) -> bool:
+    return output_embeddings(model) is not None
+
+
+def _positions(model: Model, batch: Batch, logits: Any) -> Tensor | None:
+    if isinstance(logits, str) and logits == "all":
+        return None
+    if not _unembeds(model):
+        raise BadInput(f"logits={logits!r}: {type(model.hf).__name__} has no unembedding per position; use logits='all'.")
+    if isinstance(logits, Tensor):
+        return batch.columns(logits)
+    if logits == "last":
+        return batch.columns(-1)
+    if logits == "answers":
+        return batch.read_at[:, None]
+    raise BadInput(f"logits={logits!r}: expected 'all', 'last', 'answers' or columns [batch, k].")
+
+
+class _unembedding:  # noqa: N801 - used as a scope
+    """Inside, only ``positions`` reach the unembedding; its input is kept for the check of finite numbers."""
+
+    def __init__(self, model: Model, positions: Tensor | None, final: list[Tensor]) -> None:
+        self.head, self.positions, self.final = output_embeddings(model), positions, final
+
+    def __enter__(self) -> None:
+        self.scope = None
+        if self.head is not None:
+            self.scope = removing(self.head.register_forward_pre_hook(self.cut))
+            self.scope.__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        if self.scope is not None:
+            self.scope.__exit__(None, None, None)
+
+    def cut(self, module: torch.nn.Module, args: tuple[Any, ...]) -> Any:
+        hidden = args[0]
+        self.final.append(hidden.detach())
+        if self.positions is None:
+            return None
+        index = self.positions.to(hidden.device)
+        rows = torch.arange(hidden.shape[0], device=hidden.device)[:, None]
+        return (hidden[rows, index], *args[1:])
+
+
+def _logits_of(output: Any) -> Tensor | None:
+    for name in ("logits", "logits_per_image"):
+        found = getattr(output, name, None)
+        if isinstance(found, Tensor):
+            return found
+    return None
+
+
+def _differentiate(
+    metric: Metric | None, logits: Tensor | None, batch: Batch, positions: Tensor | None, readings: list[Reading]
+) -> tuple[Tensor | None, Readings | None]:
+    if metric is None:
+        return None, None
+    if logits is None:
+        raise RunFailed("grad= needs logits, and this model gives none; load it with its head.")
+    values = metric(logits, batch)
+    if values.shape != (len(batch),):
+        raise BadInput(f"grad: the metric gave shape {list(values.shape)}, expected one number per prompt [{len(batch)}].")
+    places = [(reading, layer) for reading in readings for layer in reading.layers]
+    nodes = [reading.nodes[layer] for reading, layer in places]
+    found = torch.autograd.grad(values.sum(), nodes, allow_unused=True) if nodes else ()
+    gradients: dict[int, dict[int, Tensor]] = {}
+    for (reading, layer), node, gradient in zip(places, nodes, found, strict=True):
+        whole = torch.zeros_like(node) if gradient is None else gradient
+        gradients.setdefault(id(reading), {})[layer] = reading.gradient(whole)
+    made = [
+        Reading(reading.at, reading.stack, reading.layers, reading.columns, gradients[id(reading)]) for reading in readings
+    ]
+    return values.detach(), Readings(tuple(made), {}, batch=batch)

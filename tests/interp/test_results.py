@@ -1,0 +1,244 @@
+"""HeadScores: shapes, means, orders, joining and files, each against plain numpy or by hand."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+from safetensors import safe_open
+
+from interp import Head, HeadScores
+from interp.errors import BadInput
+from interp.stats import mean_interval
+
+
+@pytest.fixture
+def samples() -> np.ndarray:
+    values = np.random.default_rng(0).normal(size=(20, 3, 4))
+    values[:, 2, 3] = np.nan  # no such head
+    values[3, 0, 1] = np.nan  # a prompt without a value
+    return values
+
+
+def make(values: np.ndarray, **changes: object) -> HeadScores:
+    settings = {"name": "zero", "quantity": "effect", "sense": -1, "sample_axis": "prompt", **changes}
+    return HeadScores.from_array(values, **settings)
+
+
+def test_values_are_the_mean_over_samples_without_nan(samples: np.ndarray) -> None:
+    table = make(samples)
+    by_hand = np.array([[samples[:, layer, head] for head in range(4)] for layer in range(3)])
+    for layer, head in np.ndindex(3, 4):
+        present = by_hand[layer, head][np.isfinite(by_hand[layer, head])]
+        expected = present.sum() / len(present) if len(present) else np.nan
+        np.testing.assert_allclose(table.values[layer, head], expected, rtol=1e-12)
+    assert np.isnan(table.values[2, 3])
+    np.testing.assert_array_equal(table.per_prompt, samples)
+
+
+def test_the_table_lists_the_heads_that_exist_with_their_intervals(samples: np.ndarray) -> None:
+    table = make(samples)
+    rows = table.table()
+    assert list(rows.columns) == ["stack", "layer", "head", "value", "low", "high"]
+    assert [(row.layer, row.head) for row in rows.itertuples()] == [(n, h) for n in range(3) for h in range(4)][:-1]
+    alone = mean_interval(samples[:, 1, 2])
+    row = rows[(rows.layer == 1) & (rows["head"] == 2)].iloc[0]
+    assert (row.value, row.low, row.high) == pytest.approx((alone.mean, alone.low, alone.high), rel=1e-12)
+    assert (rows.low < rows.value).all() and (rows.value < rows.high).all()
+
+
+def test_the_long_table_holds_every_value_once(samples: np.ndarray) -> None:
+    rows = make(samples).long()
+    assert list(rows.columns) == ["stack", "layer", "head", "unit", "sample", "value"]
+    assert len(rows) == 20 * 11
+    back = np.full(samples.shape, np.nan)
+    back[rows["sample"], rows["layer"], rows["head"]] = rows["value"]
+    np.testing.assert_array_equal(back, samples)
+    assert set(rows["unit"]) == {"query"}
+
+
+def test_without_a_sample_axis_there_is_no_interval() -> None:
+    table = HeadScores.from_array(np.array([[0.1, 0.9]]), name="induction")
+    assert table.table()[["low", "high"]].isna().all(axis=None)
+    assert table.samples.shape == (1, 1, 2)
+    with pytest.raises(BadInput, match="no value per prompt"):
+        _ = table.per_prompt
+
+
+@pytest.mark.parametrize(
+    ("sense", "helps", "hurts"), [(-1, ["L0.H1"], ["L0.H2", "L0.H0"]), (1, ["L0.H2", "L0.H0"], ["L0.H1"])]
+)
+def test_top_orders_by_help_and_hurt(sense: int, helps: list[str], hurts: list[str]) -> None:
+    table = HeadScores.from_array(np.array([[0.2, -3.0, 1.0, 0.0]]), name="zero", quantity="effect", sense=sense)
+    assert table.top(10, by="helps").label.tolist() == helps
+    assert table.top(10, by="hurts").label.tolist() == hurts
+    assert table.top(2).label.tolist() == ["L0.H1", "L0.H2"]
+    assert table.top(2, by="value").label.tolist() == ["L0.H2", "L0.H0"]
+    assert table.top_heads(1) == [Head(0, 1)]
+    np.testing.assert_array_equal(table.importance(), sense * np.array([[0.2, -3.0, 1.0, 0.0]]))
+
+
+def test_ties_keep_the_order_of_layers_and_heads() -> None:
+    table = HeadScores.from_array(np.ones((2, 2)), name="flat")
+    assert table.top(4).label.tolist() == ["L0.H0", "L0.H1", "L1.H0", "L1.H1"]
+
+
+def test_an_unsigned_score_does_not_say_who_helps() -> None:
+    table = HeadScores.from_array(np.ones((2, 2)), name="entropy")
+    with pytest.raises(BadInput, match="'entropy' is unsigned"):
+        table.top(1, by="helps")
+    with pytest.raises(BadInput, match=r"Unknown order 'help'\. Did you mean 'helps'"):
+        table.top(1, by="help")  # pyright: ignore[reportArgumentType]
+
+
+def test_agreement_compares_importance_and_refuses_signed_with_unsigned() -> None:
+    values = np.arange(6.0).reshape(2, 3) - 2
+    helps = HeadScores.from_array(values, name="direct", quantity="contribution", sense=1)
+    ablated = HeadScores.from_array(-(values**3), name="zero", quantity="effect", sense=-1)
+    assert helps.agreement(ablated).spearman == 1.0
+    unsigned = HeadScores.from_array(np.abs(values), name="entropy")
+    assert unsigned.agreement(unsigned).kendall == 1.0
+    with pytest.raises(BadInput, match=r"'direct' says whether .* and 'entropy' does not"):
+        unsigned.agreement(helps)
+
+
+def test_clusters_widen_the_interval() -> None:
+    repeated = np.repeat(np.random.default_rng(1).normal(size=(5, 1, 1)), 10, axis=0)
+    free = make(repeated).table().iloc[0]
+    tied = make(repeated, cluster=np.repeat(np.arange(5), 10)).table().iloc[0]
+    assert tied.high - tied.low > 2 * (free.high - free.low)
+
+
+def test_a_table_comes_back_from_its_file_as_it_was(samples: np.ndarray, tmp_path: object) -> None:
+    path = f"{tmp_path}/deep/zero.safetensors"
+    table = make(samples, cluster=["a", "b"] * 10, metadata={"kernels": ("sdpa",), "n": 3}, stack="decoder")
+    assert str(table.save(path)) == path
+    back = HeadScores.open(path)
+    np.testing.assert_array_equal(back.samples, samples)
+    assert back.samples.dtype == samples.dtype
+    for name in ("name", "quantity", "sense", "unit", "sample_axis", "default_stack", "cluster", "metadata", "stacks"):
+        assert getattr(back, name) == getattr(table, name), name
+    pd.testing.assert_frame_equal(back.table(), table.table())
+    with safe_open(path, framework="np") as file:
+        assert sorted(file.keys()) == ["exists.decoder", "samples.decoder"]
+
+
+def test_a_damaged_or_foreign_file_is_refused(tmp_path: object, samples: np.ndarray) -> None:
+    path = make(samples).save(f"{tmp_path}/a.safetensors")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadInput, match=r"a\.safetensors cannot be read"):
+        HeadScores.open(path)
+    path.write_text("layer,head\n")
+    with pytest.raises(BadInput, match="cannot be read"):
+        HeadScores.open(path)
+    with pytest.raises(BadInput, match="is not a file"):
+        HeadScores.open(f"{tmp_path}/none.safetensors")
+
+
+def test_saving_leaves_no_half_file(samples: np.ndarray, tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make(samples).save(f"{tmp_path}/a.safetensors")
+    before = path.read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        make(samples + 1).save(path)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.safetensors"]
+
+
+def test_concat_joins_samples_and_stacks(samples: np.ndarray) -> None:
+    first, second = make(samples[:5], metadata={"seed": 1, "kernels": "eager"}), make(samples[5:], metadata={"seed": 2})
+    both = HeadScores.concat([first, second])
+    np.testing.assert_array_equal(both.samples, samples)
+    assert both.metadata == {"seed": [1, 2], "kernels": ["eager", None]}
+    vision = make(samples[:, :2, :2], stack="vision", default_stack="text")
+    assert vision.top(1).label[0].startswith("vision.L")
+    wide = HeadScores.concat([make(samples), vision])
+    assert wide.stacks == ("text", "vision")
+    np.testing.assert_array_equal(wide.of("vision").samples, samples[:, :2, :2])
+    assert set(wide.table()["stack"]) == {"text", "vision"}
+    with pytest.raises(BadInput, match=r"choose one, such as \.of\('text'\)"):
+        _ = wide.values
+
+
+def test_concat_refuses_what_does_not_belong_together(samples: np.ndarray) -> None:
+    table = make(samples)
+    with pytest.raises(BadInput, match="tables of one sense"):
+        HeadScores.concat([table, make(samples, sense=1)])
+    with pytest.raises(BadInput, match="stacks or shapes"):
+        HeadScores.concat([table, make(samples[:, :2])])
+    single = HeadScores.from_array(np.ones((2, 2)), name="flat")
+    with pytest.raises(BadInput, match="no sample axis to join"):
+        HeadScores.concat([single, single])
+    with pytest.raises(BadInput, match="got no table"):
+        HeadScores.concat([])
+    with pytest.raises(BadInput, match="cluster labels"):
+        HeadScores.concat([table, make(samples, cluster=["a"] * 20)])
+
+
+def test_wrong_shapes_and_words_are_refused() -> None:
+    with pytest.raises(BadInput, match=r"values came as \[2, 3, 4\]; expected \[layer, head\]"):
+        HeadScores.from_array(np.ones((2, 3, 4)), name="x")
+    with pytest.raises(BadInput, match=r"expected \[sample, layer, head\]"):
+        HeadScores.from_array(np.ones((3, 4)), name="x", sample_axis="prompt")
+    with pytest.raises(BadInput, match="Unknown quantity 'scores'"):
+        HeadScores.from_array(np.ones((3, 4)), name="x", quantity="scores")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(BadInput, match="sense=2"):
+        HeadScores.from_array(np.ones((3, 4)), name="x", sense=2)
+    with pytest.raises(BadInput, match="2 labels for 1 samples"):
+        HeadScores.from_array(np.ones((3, 4)), name="x", cluster=["a", "b"])
+    with pytest.raises(BadInput, match="metadata cannot be written as JSON"):
+        HeadScores.from_array(np.ones((3, 4)), name="x", metadata={"model": object()})
+
+
+def test_a_tensor_is_taken_and_the_table_cannot_be_changed() -> None:
+    source = torch.tensor([[1.0, 2.0]], requires_grad=True)
+    table = HeadScores.from_array(source, name="x")  # pyright: ignore[reportArgumentType]
+    np.testing.assert_array_equal(table.values, [[1.0, 2.0]])
+    with pytest.raises(ValueError, match="read-only"):
+        table.samples[0, 0, 0] = 5
+
+
+def test_a_head_without_a_value_stays_in_the_table_when_said_to_exist() -> None:
+    values = np.array([[1.0, np.nan, np.nan]])
+    assert len(HeadScores.from_array(values, name="x").table()) == 1
+    table = HeadScores.from_array(values, name="x", exists=np.array([[True, True, False]]))
+    assert table.table()["head"].tolist() == [0, 1]
+    assert table.top(5).label.tolist() == ["L0.H0"]
+
+
+def test_positions_add_an_axis_everywhere() -> None:
+    values = np.random.default_rng(0).normal(size=(6, 2, 3, 4))
+    table = make(values, positions=["a", "b", "c", "d"])
+    assert table.values.shape == (2, 3, 4)
+    rows = table.table()
+    assert list(rows.columns) == ["stack", "layer", "head", "pos", "value", "low", "high"]
+    np.testing.assert_allclose(rows.value, values.mean(0).ravel())
+    assert len(table.long()) == values.size
+    assert table.plot().data[0].z.shape == (6, 4)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_the_views_show_labels_and_values(samples: np.ndarray) -> None:
+    table = make(samples, name="<b>zero</b>")
+    assert repr(table).startswith("HeadScores('<b>zero</b>', effect, text 3x4 heads, 20 prompts, ")
+    html = table._repr_html_()
+    assert html.count("<rect") == 11 and "<table" in html and "<script" not in html
+    assert "<b>zero</b>" not in html and "&lt;b&gt;zero" in html
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(table)
+    text = console.export_text()
+    assert all(label in text for label in table.top(10).label)
+
+
+def test_the_plot_outlines_the_marked_heads(samples: np.ndarray) -> None:
+    figure = make(samples).plot(marked=[Head(1, 2)])
+    shape = figure.layout.shapes[0]  # pyright: ignore[reportAttributeAccessIssue]
+    assert (shape.x0, shape.x1, shape.y0, shape.y1) == (1.5, 2.5, 0.5, 1.5)
