@@ -1,4 +1,4 @@
-"""Named experiments on circuits of attention heads, and the ``circuits`` command; names are listed in ``__init__.pyi``."""
+"""Named experiments on circuits of attention heads; the public names are listed in ``__init__.pyi``."""
 
 from pathlib import Path
 

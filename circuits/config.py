@@ -166,7 +166,7 @@ _Loader.add_implicit_resolver(
 
 def _read_yaml(text: str, where: str) -> dict[str, Any]:
     try:
-        settings = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+        settings = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise BadInput(f"{where} is not YAML: {error}") from None
     if not isinstance(settings, dict):
@@ -179,7 +179,7 @@ def _parse_override(text: str) -> tuple[str, Any]:
     if not equals or not key.strip():
         raise BadInput(f"{text!r} is not an override; write key=value, for example n_prompts=16.")
     try:
-        return key.strip(), yaml.load(value, _Loader)  # noqa: S506 - a SafeLoader
+        return key.strip(), yaml.load(value, _Loader)
     except yaml.YAMLError:
         return key.strip(), value
 

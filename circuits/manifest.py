@@ -35,12 +35,11 @@ def files_fingerprint(name: str) -> str | None:
         name: the model as the user wrote it.
 
     Returns:
-        Hexadecimal digits, or ``None`` for a hub id, whose files lie in a cache of another library.
+        Hexadecimal digits, or ``None`` for a model without files of its own: a hub id, whose files lie in a cache of
+        another library, or a zoo model that is built when it is loaded.
     """
-    from interp.zoo import ZOO, path
-
-    folder = Path(path(name)) if name in ZOO else Path(name).expanduser()
-    if not folder.is_dir():
+    folder = model_folder(name)
+    if folder is None:
         return None
     total = hashlib.sha256()
     for file in sorted([*folder.glob("*.safetensors"), *folder.glob("config.json"), *folder.glob("tokenizer*.json")]):
@@ -48,6 +47,16 @@ def files_fingerprint(name: str) -> str | None:
         with file.open("rb") as opened:
             total.update(hashlib.file_digest(opened, "sha256").digest())
     return total.hexdigest()
+
+
+def model_folder(name: str) -> Path | None:
+    """The folder of a zoo model or a local one, ``None`` where there is none."""
+    from interp.zoo import ZOO, path
+
+    if name in ZOO:
+        return Path(path(name)) if ZOO[name].folder is not None else None
+    folder = Path(name).expanduser()
+    return folder if folder.is_dir() else None
 
 
 def weights_fingerprint(hf: Any) -> dict[str, str]:

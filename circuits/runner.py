@@ -141,7 +141,7 @@ def _write(outcome: Outcome, named: NamedConfig, place: Workplace, times: Mappin
         "answer": outcome.answer,
         "notes": list(outcome.notes),
         "facts": outcome.facts,
-        "top": json.loads(outcome.top.to_json(orient="records")),
+        "top": outcome.top.to_dict(orient="records"),
     }
     write_whole(folder.path / "summary.json", _json(summary))
     write_whole(folder.path / "manifest.json", _json({**made, "finished": True}))

@@ -69,7 +69,7 @@ class UnitStore:
         try:
             with safe_open(path, framework="numpy") as file:
                 about = file.metadata() or {}
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+                arrays = {name: file.get_tensor(name) for name in file.keys()}
         except (OSError, SafetensorError):
             return None
         whole = about.get("unit") == _described(unit) and about.get("content") == _content(arrays)

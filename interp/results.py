@@ -59,10 +59,10 @@ class HeadScores:
     name: str
     data: Mapping[str, np.ndarray]
     exists: Mapping[str, np.ndarray]
-    quantity: Quantity
+    quantity: str
     sense: int
-    unit: Unit
-    sample_axis: SampleAxis | None
+    unit: str
+    sample_axis: str | None
     default_stack: str
     positions: tuple[str, ...] | None = None
     cluster: tuple[str, ...] | None = None
@@ -88,8 +88,9 @@ class HeadScores:
         """The table made of an array.
 
         Args:
-            values: an array, nested lists or a tensor, ``[layer, head]``, or ``[sample, layer, head]`` with ``sample_axis``; one more axis at the end with
-                ``positions``. NaN where no head is, and where a sample has no value.
+            values: an array, nested lists or a tensor: ``[layer, head]``, or ``[sample, layer, head]`` with
+                ``sample_axis``; one more axis at the end with ``positions``. NaN where no head is, and where a
+                sample has no value.
             name, quantity, sense, sample_axis, unit, metadata: see the class.
             stack: the stack that the layers belong to.
             default_stack: the stack whose heads print without a prefix; ``stack`` itself if None.
@@ -136,8 +137,6 @@ class HeadScores:
             cluster=None if cluster is None else tuple(str(label) for label in cluster),
             metadata=plain_json(metadata or {}),
         )
-
-    # ------------------------------------------------------------------ arrays
 
     @property
     def stacks(self) -> tuple[str, ...]:
@@ -194,8 +193,6 @@ class HeadScores:
             )
         first, second = (each.importance() if each.sense else each.values for each in (self, other))
         return rank_agreement(first, second, top=top)
-
-    # ------------------------------------------------------------------ tables
 
     def long(self) -> pd.DataFrame:
         """One row per value: stack, layer, head, unit, pos where there is one, sample, value."""
@@ -273,8 +270,6 @@ class HeadScores:
         """Label of the head of each row of a table: ``L5.H3``, with a prefix off the default stack."""
         return [str(self._head(*cells)) for cells in zip(rows["stack"], rows["layer"], rows["head"], strict=True)]
 
-    # ------------------------------------------------------------------ views
-
     def plot(
         self, *, title: str = "", marked: Iterable[Head | tuple[int, int]] = (), confidence: float = 0.95
     ) -> go.Figure:
@@ -324,8 +319,6 @@ class HeadScores:
         signed = True if self.sense else None
         return scores_html(repr(self), self.top(10), {} if self.positions else maps, name=self.name, signed=signed)
 
-    # ------------------------------------------------------------------ files
-
     def save(self, path: str | os.PathLike[str]) -> Path:
         """The path of the safetensors file that now holds the table, written whole or not at all; see ``open``."""
         arrays = {f"samples.{stack}": samples for stack, samples in self.data.items()}
@@ -374,8 +367,6 @@ class HeadScores:
         further_samples = first.cluster is not None and len(data) == len(first.data)
         labels = tuple(label for each in clusters for label in each or ()) if further_samples else first.cluster
         return replace(first, data=data, exists=read_only(exists), cluster=labels, metadata=metadata)
-
-    # ------------------------------------------------------------------ inner
 
     def _only_stack(self) -> str:
         if len(self.data) != 1:

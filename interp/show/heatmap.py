@@ -24,7 +24,7 @@ EDGE_WIDTH, EDGE_HEIGHT = 110, 78  # pixels around the cells: labels, colour bar
 
 
 def head_heatmap(
-    values: Real[np.ndarray, "..."],
+    values: np.ndarray,
     *,
     low: Float[np.ndarray, "layer head"] | None = None,
     high: Float[np.ndarray, "layer head"] | None = None,
@@ -39,7 +39,7 @@ def head_heatmap(
     """A plotly heatmap with one cell per head; NaN cells stay blank, layer 0 is at the top.
 
     Args:
-        values: one number per head, NaN where no head is.
+        values: one number per head ``[layer, head]``, NaN where no head is.
         low, high: interval of each value, shown on hovering.
         signed: True centres a diverging colour scale at zero, False uses a sequential one; None looks for a
             negative value.

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import Real
 
 from interp.errors import BadInput
 from interp.show.heatmap import colour_bar
@@ -23,7 +22,7 @@ LABELLED_IN_GRID = 26  # longer prompts leave the tick labels of small multiples
 
 
 def attention_pattern(
-    patterns: Real[np.ndarray, "..."],
+    patterns: np.ndarray,
     tokens: Sequence[str],
     heads: Sequence[object],
     *,
@@ -36,7 +35,7 @@ def attention_pattern(
     """A plotly figure of attention patterns: queries down, keys across, the tokens themselves along the axes.
 
     Args:
-        patterns: attention probabilities; kept as they come, as typed arrays.
+        patterns: attention probabilities ``[head, query, key]``; kept as they come, as typed arrays.
         tokens: text of the query tokens (and of the keys, unless ``key_tokens`` is given). Shown as text: markup
             in a token stays visible and does nothing.
         heads: labels of the heads, such as ``Head`` values; at most 64.

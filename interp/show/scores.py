@@ -105,4 +105,5 @@ def scores_html(
 
 
 def _shown(rows: pd.DataFrame) -> list[str]:
-    return [column for column in ("label", "pos", "value", "low", "high") if column in rows.columns]
+    shown = [column for column in ("label", "pos", "value", "low", "high") if column in rows.columns]
+    return [column for column in shown if column not in ("low", "high") or rows[column].notna().any()]

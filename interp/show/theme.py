@@ -16,6 +16,7 @@ SANS = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberat
 PALETTE = ("#4a7fe0", "#d8703f", "#3c9a6b", "#9466c9", "#b98a1e", "#8b939e")
 ACCENT = PALETTE[0]
 GREY = PALETTE[-1]
+OUTLINE = "#eba11d"  # apart from both ends and the middle of every colour scale
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def template(theme: Theme = NEUTRAL) -> go.layout.Template:
                 "align": "left",
             },
             "annotationdefaults": {"font": {"color": theme.muted, "size": 11}, "showarrow": False},
-            "shapedefaults": {"line": {"color": theme.ink, "width": 2}},
+            "shapedefaults": {"line": {"color": OUTLINE, "width": 2.5}},
             "margin": {"l": 8, "r": 8, "t": 12, "b": 8},
         },
     )

@@ -112,7 +112,9 @@ def bootstrap_means(
     return low.reshape(samples.shape[1:]), high.reshape(samples.shape[1:])
 
 
-def _check_bootstrap(samples: np.ndarray, confidence: float, draws: int, cluster: Sequence[object] | np.ndarray | None) -> None:
+def _check_bootstrap(
+    samples: np.ndarray, confidence: float, draws: int, cluster: Sequence[object] | np.ndarray | None
+) -> None:
     if not 0 < confidence < 1:
         raise BadInput(f"confidence={confidence}: expected a share between 0 and 1, such as 0.95.")
     if draws < 1:

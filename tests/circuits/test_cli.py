@@ -40,7 +40,8 @@ def modules_after(*words: str, first: str = "") -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "words", [["list"], ["list", "--json"], ["show", "induction"], ["schema", "induction"], ["--help"], ["run", "--help"]]
+    "words",
+    [["list"], ["list", "--json"], ["show", "induction"], ["schema", "induction"], ["--help"], ["run", "--help"]],
 )
 def test_what_only_reads_imports_no_torch(words: list[str]) -> None:
     assert modules_after(*words) == set()
@@ -117,7 +118,9 @@ def test_schema_is_a_json_schema_of_the_settings() -> None:
         (["nowhere.yaml"], "There is no file"),
     ],
 )
-def test_bad_input_is_a_sentence_and_two(words: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_input_is_a_sentence_and_two(
+    words: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     code, out, error = call("run", *words)
     assert (code, out) == (2, "") and says in error and "Traceback" not in error

@@ -88,7 +88,9 @@ def test_stopped_after_any_unit_it_ends_the_same(
 
 
 @pytest.mark.parametrize(("rudely", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
-def test_a_killed_process_leaves_a_run_that_goes_on(rudely: signal.Signals, code: int, whole: Path, tmp_path: Path) -> None:
+def test_a_killed_process_leaves_a_run_that_goes_on(
+    rudely: signal.Signals, code: int, whole: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "run"
     words = [f"{key}={json.dumps(value)}" for key, value in SETTINGS.items()]
     process = subprocess.Popen(
@@ -155,7 +157,9 @@ def test_a_disk_that_fills_while_the_report_is_written_leaves_an_unfinished_run(
     assert json.loads((folder / "manifest.json").read_text())["units"]["computed now"] == 0
 
 
-def test_a_finished_run_is_not_redone_unless_asked(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_run_is_not_redone_unless_asked(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import interp
 
     folder = copy_of(whole, tmp_path)
@@ -177,7 +181,7 @@ def test_other_settings_do_not_go_into_a_folder_that_is_taken(whole: Path, tmp_p
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text("mine")
-    with pytest.raises(BadInput, match="already holds report.html"):
+    with pytest.raises(BadInput, match=r"already holds report\.html"):
         circuits.run("induction", SETTINGS, out=tmp_path)
     assert (tmp_path / "report.html").read_text() == "mine"
 

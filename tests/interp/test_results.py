@@ -92,7 +92,7 @@ def test_an_unsigned_score_does_not_say_who_helps() -> None:
     with pytest.raises(BadInput, match="'entropy' is unsigned"):
         table.top(1, by="helps")
     with pytest.raises(BadInput, match=r"Unknown order 'help'\. Did you mean 'helps'"):
-        table.top(1, by="help")  # pyright: ignore[reportArgumentType]
+        table.top(1, by="help")
 
 
 def test_agreement_compares_importance_and_refuses_signed_with_unsigned() -> None:
@@ -190,7 +190,7 @@ def test_wrong_shapes_and_words_are_refused() -> None:
     with pytest.raises(BadInput, match=r"expected \[sample, layer, head\]"):
         HeadScores.from_array(np.ones((3, 4)), name="x", sample_axis="prompt")
     with pytest.raises(BadInput, match="Unknown quantity 'scores'"):
-        HeadScores.from_array(np.ones((3, 4)), name="x", quantity="scores")  # pyright: ignore[reportArgumentType]
+        HeadScores.from_array(np.ones((3, 4)), name="x", quantity="scores")
     with pytest.raises(BadInput, match="sense=2"):
         HeadScores.from_array(np.ones((3, 4)), name="x", sense=2)
     with pytest.raises(BadInput, match="2 labels for 1 samples"):
@@ -201,7 +201,7 @@ def test_wrong_shapes_and_words_are_refused() -> None:
 
 def test_a_tensor_is_taken_and_the_table_cannot_be_changed() -> None:
     source = torch.tensor([[1.0, 2.0]], requires_grad=True)
-    table = HeadScores.from_array(source, name="x")  # pyright: ignore[reportArgumentType]
+    table = HeadScores.from_array(source, name="x")
     np.testing.assert_array_equal(table.values, [[1.0, 2.0]])
     with pytest.raises(ValueError, match="read-only"):
         table.samples[0, 0, 0] = 5
@@ -223,7 +223,7 @@ def test_positions_add_an_axis_everywhere() -> None:
     assert list(rows.columns) == ["stack", "layer", "head", "pos", "value", "low", "high"]
     np.testing.assert_allclose(rows.value, values.mean(0).ravel())
     assert len(table.long()) == values.size
-    assert table.plot().data[0].z.shape == (6, 4)  # pyright: ignore[reportAttributeAccessIssue]
+    assert table.plot().data[0].z.shape == (6, 4)
 
 
 def test_the_views_show_labels_and_values(samples: np.ndarray) -> None:
@@ -240,5 +240,5 @@ def test_the_views_show_labels_and_values(samples: np.ndarray) -> None:
 
 def test_the_plot_outlines_the_marked_heads(samples: np.ndarray) -> None:
     figure = make(samples).plot(marked=[Head(1, 2)])
-    shape = figure.layout.shapes[0]  # pyright: ignore[reportAttributeAccessIssue]
+    shape = figure.layout.shapes[0]
     assert (shape.x0, shape.x1, shape.y0, shape.y1) == (1.5, 2.5, 0.5, 1.5)

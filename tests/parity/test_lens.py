@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,9 @@ from interp import At, Site
 from interp.errors import BadInput, LoadFailed
 from interp.model.lens import from_bridge, hook_name, is_bridge, rotates, to_activation_cache
 
+_LEVEL = logging.getLogger("transformers").level  # importing transformer-lens raises it for the whole process
 transformer_lens = pytest.importorskip("transformer_lens", reason="transformer-lens is not installed (extra: interop)")
+logging.getLogger("transformers").setLevel(_LEVEL)
 
 DECODERS = """gpt2 gpt_neo gptj gpt_neox gpt_neox-sequential llama mistral mixtral qwen2 qwen3 gemma gemma2 gemma3_text
 phi3 olmo olmo2 opt bloom stablelm gpt_oss cohere granite""".split()

@@ -38,7 +38,10 @@ class Replacement:
             case "zero":
                 return [interp.zero(at) for at in places.values()]
             case "mean":
-                return [interp.patch(at, self._means[layer][None][:, :, list(by_layer[layer])]) for layer, at in places.items()]
+                return [
+                    interp.patch(at, self._means[layer][None][:, :, list(by_layer[layer])])
+                    for layer, at in places.items()
+                ]
             case _:
                 return self._resampled(places, prompts)
 
@@ -61,9 +64,7 @@ class Replacement:
         return [interp.patch(at, run[at]) for at in places.values()]
 
 
-def losses_without(
-    job: Job, prompts: Repeated, answers: Answers, edits: Sequence[Edit]
-) -> dict[str, np.ndarray]:
+def losses_without(job: Job, prompts: Repeated, answers: Answers, edits: Sequence[Edit]) -> dict[str, np.ndarray]:
     """``loss`` and ``difference`` on the second copy under ``edits``; see :func:`measure`."""
     run = interp.run(job.model, job.batch(prompts), edits=list(edits), logits=second_copy_columns(prompts))
     return measure(run.logits, answers)
@@ -76,7 +77,10 @@ def unedited(job: Job, prompts: Repeated, answers: Answers, split: str) -> Array
         for chunk, its in _chunks(job, prompts, answers):
             parts.append(
                 job.get(
-                    f"unedited/{split}", chunk, lambda c=chunk, a=its: losses_without(job, c, a, ()), also=[its.fingerprint]
+                    f"unedited/{split}",
+                    chunk,
+                    lambda c=chunk, a=its: losses_without(job, c, a, ()),
+                    also=[its.fingerprint],
                 )
             )
             done()
@@ -121,7 +125,9 @@ def without_sets(
             parts = []
             for chunk, its in chunks:
 
-                def compute(chunk: Repeated = chunk, its: Answers = its, group: Sequence[tuple[Head, ...]] = group) -> Arrays:
+                def compute(
+                    chunk: Repeated = chunk, its: Answers = its, group: Sequence[tuple[Head, ...]] = group
+                ) -> Arrays:
                     found = [losses_without(job, chunk, its, replacement.edits(heads, chunk)) for heads in group]
                     return {"loss": np.stack([part["loss"] for part in found])}
 

@@ -38,8 +38,10 @@ def conclude(findings: Findings) -> Conclusion:
 def foresees(findings: Findings) -> bool:
     """Whether the second copy is clearly easier than the first."""
     gain = findings.interval(findings.losses.learning)
-    return gain.mean < 0 and not gain.high >= 0 and bool(
-        findings.losses.second.mean() < HELPED * findings.losses.first.mean()
+    return (
+        gain.mean < 0
+        and not gain.high >= 0
+        and bool(findings.losses.second.mean() < HELPED * findings.losses.first.mean())
     )
 
 
@@ -47,22 +49,23 @@ def _who(findings: Findings) -> str:
     induction, beside = findings.called("induction"), findings.beside()
     copying = _copying(findings)
     if induction:
-        heads = f"{_count(induction, 'head')} complete repeated text in {findings.model} ({_scored(induction)})"
+        heads = f"{_do(induction, 'complete')} repeated text in {findings.model} ({_scored(induction)})"
         return f"{heads}, {_looking_back(findings)}; {copying}."
     if beside:
         head, offset, share = beside[0]
         return (
             f"No head of {findings.model} has an induction score of {findings.threshold:g}, but {head} looks {offset} "
-            f"tokens after the earlier copy with {numeral(share, 2)} of its attention: induction shifted by one, not its "
-            f"absence; {_looking_back(findings)}; {copying}."
+            f"tokens after the earlier copy with {numeral(share, 2)} of its attention (induction shifted, not its "
+            f"absence), {_looking_back(findings)}; {copying}."
         )
-    return f"{findings.model} has no induction head ({_highest(findings, 'induction')}), {_looking_back(findings)}; {copying}."
+    highest = _highest(findings, "induction")
+    return f"{findings.model} has no induction head ({highest}), {_looking_back(findings)}; {copying}."
 
 
 def _looking_back(findings: Findings) -> str:
     previous = findings.called("previous_token")
     if previous:
-        return f"and {_count(previous, 'head')} look one token back ({_scored(previous)})"
+        return f"and {_do(previous, 'look')} one token back ({_scored(previous)})"
     sharing = findings.called("previous_token", findings.threshold / 2)
     if sharing:
         return f"and looking one token back is shared, no head giving {findings.threshold:g} to it ({_scored(sharing)})"
@@ -115,9 +118,14 @@ def _claims(findings: Findings) -> str:
     outstanding = {head for group in findings.groups if group.stands_out() for head in group.heads}
     both = [head for head in alone if head in outstanding]
     if both:
-        return f"{text}; of these, {named(both)} also belong to a set that beats random heads of the same layers, so they matter by both tests."
+        return (
+            f"{text}; of these, {named(both)} also belong to a set that beats random heads of the same layers, so they "
+            "matter by both tests."
+        )
     undecided = any(group.stands_out() is None for group in findings.groups)
-    why = "the model has too few other heads to compare with" if undecided else "no set beats random heads of its layers"
+    why = (
+        "the model has too few other heads to compare with" if undecided else "no set beats random heads of its layers"
+    )
     return f"{text}, but {why}, so that no head is said to matter more than its neighbours."
 
 
@@ -128,7 +136,7 @@ def _redundancy(findings: Findings) -> list[str]:
         return []
     values = findings.single.effect.values
     alone = max(float(values[head.layer, head.index]) for head in group.heads)
-    if group.effect.low > 0 and alone < 0.5 * group.effect.mean:  # noqa: PLR2004 - less than half of the whole
+    if group.effect.low > 0 and alone < 0.5 * group.effect.mean:
         return [
             f"The {len(group.heads)} induction heads stand in for each other: together they cost "
             f"{numeral(group.effect.mean, 2)} nats, the costliest alone {numeral(alone, 2)}."
@@ -138,16 +146,16 @@ def _redundancy(findings: Findings) -> list[str]:
 
 def _method(findings: Findings) -> list[str]:
     lines = [
-        f"Scores are means over {len(findings.losses.first)} prompts of random tokens; the line at {findings.threshold:g} "
-        "is a convention."
+        f"Scores are means over {len(findings.losses.first)} prompts of random tokens; the line at "
+        f"{findings.threshold:g} is a convention."
     ]
     if findings.ablation == "zero":
         lines.append("Zeroed outputs are off-distribution, so effects can be larger than what a head carries.")
     return lines
 
 
-def _count(pairs: list[tuple[Head, float]], noun: str) -> str:
-    return f"{len(pairs)} {noun}{'s' * (len(pairs) != 1)}"
+def _do(pairs: list[tuple[Head, float]], verb: str) -> str:
+    return f"1 head {verb}s" if len(pairs) == 1 else f"{len(pairs)} heads {verb}"
 
 
 def _scored(pairs: list[tuple[Head, float]], most: int = 4) -> str:

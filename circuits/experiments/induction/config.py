@@ -53,5 +53,7 @@ class InductionConfig(ExperimentConfig):
     )
     confidence: float = Field(0.95, gt=0.5, lt=1, description="of every interval")
     threshold: float = Field(0.4, gt=0, lt=1, description="a head is called by a score's name from this value on")
-    emergence: bool = Field(True, description="whether to follow the scores over the model's checkpoints, if it has any")
+    emergence: bool = Field(
+        True, description="whether to follow the scores over the model's checkpoints, if it has any"
+    )
     shown: int = Field(4, ge=0, le=16, description="heads whose attention over real tokens is drawn")

@@ -13,7 +13,7 @@ from circuits.experiments.induction.findings import Emergence
 from circuits.experiments.induction.job import Job
 from circuits.experiments.induction.reading import losses_of
 from circuits.experiments.induction.scoring import scores_of
-from circuits.manifest import files_fingerprint
+from circuits.manifest import files_fingerprint, model_folder
 from circuits.progress import Silent
 
 SCORES = ("previous_token", "induction")
@@ -29,9 +29,9 @@ def checkpoints(model: str) -> list[tuple[int, Path]]:
     Args:
         model: a zoo name or a folder; a hub id has none.
     """
-    from interp.zoo import ZOO, path
-
-    folder = Path(path(model)) if model in ZOO else Path(model).expanduser()
+    folder = model_folder(model)
+    if folder is None:
+        return []
     found = [
         (int(named.group(1)), place)
         for place in [*folder.glob("*/"), *folder.glob("checkpoints/*/")]

@@ -15,7 +15,6 @@ from circuits.experiments.induction.reading import Losses
 from circuits.units import Arrays
 from interp.address import Head
 from interp.results import HeadScores
-from interp.stats.nulls import FEWEST_SETS
 from interp.stats import (
     Interval,
     MatchedSets,
@@ -25,6 +24,7 @@ from interp.stats import (
     largest_effect_p,
     mean_interval,
 )
+from interp.stats.nulls import FEWEST_SETS
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class SingleHeads:
         """Heads whose effect passes that null, largest effect first."""
         if self.adjusted is None:
             return []
-        found = [Head(int(l), int(h)) for l, h in np.argwhere(self.adjusted <= level)]
+        found = [Head(*place) for place in np.argwhere(self.adjusted <= level).tolist()]
         values = self.effect.values
         return sorted(found, key=lambda head: -abs(values[head.layer, head.index]))
 
@@ -158,7 +158,9 @@ class Findings:
     def wide(self) -> pd.DataFrame:
         """One row per head: every score, and the effect with its interval; heads that matter most come first."""
         effect = self.single.effect.table(confidence=self.confidence)
-        frame = pd.DataFrame({"head": [str(Head(*place)) for place in zip(effect["layer"], effect["head"], strict=True)]})
+        frame = pd.DataFrame(
+            {"head": [str(Head(*place)) for place in zip(effect["layer"], effect["head"], strict=True)]}
+        )
         for name, scores in self.scores.items():
             frame[name] = scores.values[effect["layer"], effect["head"]]
         frame["effect on loss"] = effect["value"]
@@ -170,7 +172,8 @@ class Findings:
 
 def heads_above(values: np.ndarray, threshold: float) -> list[tuple[Head, float]]:
     """Heads with at least ``threshold`` in ``values`` ``[layer, head]``, highest first."""
-    found = [(Head(int(l), int(h)), float(values[l, h])) for l, h in np.argwhere(np.nan_to_num(values, nan=-np.inf) >= threshold)]
+    places = np.argwhere(np.isfinite(values) & (values >= threshold)).tolist()
+    found = [(Head(layer, index), float(values[layer, index])) for layer, index in places]
     return sorted(found, key=lambda pair: (-pair[1], pair[0].layer, pair[0].index))
 
 
@@ -192,9 +195,15 @@ def single_heads(
         quantity="effect",
         sense=1,  # the loss rises without a head that helps
         sample_axis="prompt",
-        metadata={"method": ablation, "metric": "loss of the second copy, nats", "off_distribution": ablation == "zero"},
+        metadata={
+            "method": ablation,
+            "metric": "loss of the second copy, nats",
+            "off_distribution": ablation == "zero",
+        },
     )
-    moved = {head: (part["difference"].astype(float) - unedited["difference"]).mean(0) for head, part in without.items()}
+    moved = {
+        head: (part["difference"].astype(float) - unedited["difference"]).mean(0) for head, part in without.items()
+    }
     observed, *permuted = head_grid(moved, widths)
     if len(permuted) < FEWEST_SETS:
         return SingleHeads(effect, None)

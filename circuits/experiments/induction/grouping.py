@@ -84,7 +84,9 @@ def judge(
                 held=held.get(name),
             )
         )
-    return adjusted_for_each_other(groups), [f"The part with patterns held still was left out: {why_not}"] if why_not else []
+    return adjusted_for_each_other(groups), [
+        f"The part with patterns held still was left out: {why_not}"
+    ] if why_not else []
 
 
 def _held(

@@ -114,7 +114,9 @@ def natural_prompts(model: Model, texts: Sequence[str]) -> tuple[list[Repeated],
         known = [token for token in ids if token != unknown_id]
         if len(known) < len(ids):
             dropped = len(ids) - len(known)
-            notes.append(f"{dropped} of {len(ids)} tokens of {_shown(text)} are unknown to the tokenizer and were dropped.")
+            notes.append(
+                f"{dropped} of {len(ids)} tokens of {_shown(text)} are unknown to the tokenizer and were dropped."
+            )
         if len(known) < 4:  # noqa: PLR2004 - nothing to repeat
             notes.append(f"{_shown(text)} was left out: {len(known)} known tokens are too few.")
             continue
@@ -142,7 +144,8 @@ def token_candidates(model: Model) -> np.ndarray:
 
 def vocabulary(model: Model) -> int:
     """How many ids the embedding has."""
-    return int(model.hf.get_input_embeddings().num_embeddings)
+    embedding: Any = model.hf.get_input_embeddings()
+    return int(embedding.num_embeddings)
 
 
 def start_token(model: Model) -> int | None:

@@ -64,7 +64,9 @@ def attention_of(job: Job, prompts: Repeated, heads: Sequence[Head]) -> np.ndarr
     """``[head, query, key]`` of the first prompt."""
     first = prompts.select(slice(0, 1))
     layers = sorted({head.layer for head in heads})
-    run = interp.run(job.model, job.batch(first), read=[At(Site.PATTERN, layer=layer) for layer in layers], logits="last")
+    run = interp.run(
+        job.model, job.batch(first), read=[At(Site.PATTERN, layer=layer) for layer in layers], logits="last"
+    )
     return np.stack([run[At(Site.PATTERN, layer=head.layer)][0, head.index].float().cpu().numpy() for head in heads])
 
 

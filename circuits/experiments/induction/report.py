@@ -83,8 +83,8 @@ def _without_one(findings: Findings, drawn: dict[str, go.Figure]) -> Section:
         figures=[
             Figure(
                 drawn["effect"],
-                "Rise of the loss when one head is taken away. Outlined: larger than the largest effect of any head when "
-                "right and wrong answers are reassigned over prompts.",
+                "Rise of the loss when one head is taken away. Outlined: larger than the largest effect of any head "
+                "when right and wrong answers are reassigned over prompts.",
             ),
             Figure(drawn["effect_bars"], "The largest of them with their intervals; in colour those beyond that null."),
         ],
@@ -98,13 +98,13 @@ def _without_several(findings: Findings, drawn: dict[str, go.Figure]) -> Section
     told = "\n\n".join(f"{group.label}. {group.matched} Rise of the loss: {group.null}" for group in findings.groups)
     return Section(
         "Without several, against random heads",
-        "The sets were chosen on one half of the prompts and are judged here on the other half. A random set has as many "
-        f"heads in each layer.\n\n{told}",
+        "The sets were chosen on one half of the prompts and are judged here on the other half. A random set has as "
+        f"many heads in each layer.\n\n{told}",
         figures=[
             Figure(
                 drawn["sets"],
-                "Colour: the chosen sets, with the interval over prompts. Grey: the mean of the random sets; each dot is "
-                "one of them, and the whiskers span the middle of them.",
+                "Colour: the chosen sets, with the interval over prompts. Grey: the mean of the random sets; each dot "
+                "is one of them, and the whiskers span the middle of them.",
             )
         ],
     )
@@ -114,7 +114,9 @@ def _scores(findings: Findings, drawn: dict[str, go.Figure]) -> Section:
     shown = []
     for name, scores in findings.scores.items():
         marked = [head for head, _ in findings.called(name)]
-        drawn[f"score_{name}"] = scores.plot(title=name.replace("_", " "), marked=marked, confidence=findings.confidence)
+        drawn[f"score_{name}"] = scores.plot(
+            title=name.replace("_", " "), marked=marked, confidence=findings.confidence
+        )
         shown.append(Figure(drawn[f"score_{name}"], f"{name.replace('_', ' ').capitalize()}: {MEANING.get(name, '')}."))
     return Section(
         "What each head looks at",
@@ -145,7 +147,9 @@ def _attention(job: Job, findings: Findings, drawn: dict[str, go.Figure]) -> Sec
     patterns = attention_of(job, prompts, heads)
     what = "the first natural prompt" if findings.natural is not None else "the first prompt of random tokens"
     drawn["attention"] = attention_pattern(patterns, tokens, heads, layout="menu", most_tokens=LONGEST_PATTERN)
-    drawn["attention_side_by_side"] = attention_pattern(patterns, tokens, heads, layout="grid", most_tokens=2 * LONGEST_PATTERN)
+    drawn["attention_side_by_side"] = attention_pattern(
+        patterns, tokens, heads, layout="grid", most_tokens=2 * LONGEST_PATTERN
+    )
     return Section(
         "Attention over real tokens",
         f"The attention of {', '.join(map(str, heads))} on {what}, said twice. A previous-token head draws a line just "
@@ -195,8 +199,8 @@ def _natural(findings: Findings) -> Section | None:
     ]
     return Section(
         "On natural text",
-        f"{len(found.prompts)} texts, each said twice. The second time costs {learning} nats per token more (less where "
-        f"negative) than the first.\n\nHighest scores on these texts: {'; '.join(scored)}.",
+        f"{len(found.prompts)} texts, each said twice. The second time costs {learning} nats per token more than the "
+        "first (less where negative).\n\nHighest scores on these texts: {'; '.join(scored)}.",
         figures=strips,
     )
 
@@ -209,8 +213,8 @@ def _held(findings: Findings, drawn: dict[str, go.Figure]) -> Section | None:
     return Section(
         "With every attention pattern held still",
         "The same heads are taken away, but every head keeps the attention pattern it has in the unedited run. What is "
-        "left of the effect travels through values; what is gone went through where later heads look. An induction head "
-        "does its work through values; a previous-token head that serves one does it through patterns.",
+        "left of the effect travels through values; what is gone went through where later heads look. An induction "
+        "head does its work through values; a previous-token head that serves one does it through patterns.",
         figures=[Figure(drawn["held"], "Colour: the whole effect. Grey: what is left with patterns held still.")],
     )
 
@@ -223,7 +227,11 @@ def _emergence(findings: Findings, drawn: dict[str, go.Figure]) -> Section | Non
         "Over training",
         f"{len(findings.emergence.steps)} checkpoints of the same model, on one batch of prompts. Where the induction "
         "scores rise is where the loss of the second copy falls.",
-        figures=[Figure(drawn["emergence"], "Loss of both copies, and the scores of the heads that are strongest in the end.")],
+        figures=[
+            Figure(
+                drawn["emergence"], "Loss of both copies, and the scores of the heads that are strongest in the end."
+            )
+        ],
     )
 
 
@@ -243,10 +251,10 @@ def _method(job: Job, findings: Findings) -> Section:
         f"Prompts: {start}{config.segment} distinct random tokens, said twice. {len(job.selection)} prompts choose the "
         f"sets, {len(job.evaluation)} others give every number on this page, and {len(job.reference)} more give the "
         "replaced outputs.",
-        f"Every effect is the loss with the edit minus the loss without it, on the same prompts, in nats; intervals are "
-        f"{100 * config.confidence:g} % bootstrap intervals over prompts.",
-        "Reassigned answers: the lead of the right token over the token that another prompt has at that place, after both "
-        "were taken from other prompts. A head that only shifts tokens in general moves that as well.",
+        "Every effect is the loss with the edit minus the loss without it, on the same prompts, in nats; intervals "
+        f"are {100 * config.confidence:g} % bootstrap intervals over prompts.",
+        "Reassigned answers: the lead of the right token over the token that another prompt has at that place, after "
+        "both were taken from other prompts. A head that only shifts tokens in general moves that as well.",
         *findings.notes,
     ]
     return Section("How it was measured", "\n\n".join(lines))

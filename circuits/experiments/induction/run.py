@@ -130,10 +130,7 @@ def facts(findings: Findings) -> dict[str, Any]:
         "loss of the first copy": [first.mean, first.low, first.high],
         "loss of the second copy": [second.mean, second.low, second.high],
         "in-context learning": [learning.mean, learning.low, learning.high],
-        "heads": {
-            name: {str(head): score for head, score in findings.called(name)}
-            for name in findings.scores
-        },
+        "heads": {name: {str(head): score for head, score in findings.called(name)} for name in findings.scores},
         "beside": [{"head": str(head), "offset": offset, "share": share} for head, offset, share in findings.beside()],
         "sets": [
             {

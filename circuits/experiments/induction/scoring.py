@@ -28,7 +28,9 @@ def scores_of(job: Job, prompts: Repeated, names: Sequence[str], purpose: str) -
     chunks = prompts.chunks(job.config.batch_size)
     with job.progress.stage(f"Scores, {purpose}", len(chunks)) as done:
         for chunk in chunks:
-            parts.append(job.get(f"scores/{purpose}", chunk, lambda c=chunk: _scores(job, c, names), also=[list(names)]))
+            parts.append(
+                job.get(f"scores/{purpose}", chunk, lambda c=chunk: _scores(job, c, names), also=[list(names)])
+            )
             done()
     return {name: _table(name, np.concatenate([part[name] for part in parts])) for name in names}
 

@@ -95,7 +95,7 @@ def test_a_prompt_depends_on_its_number_and_purpose_alone(job: Job) -> None:
 
 
 def test_too_long_or_too_many_tokens_are_refused_with_what_would_work(job: Job) -> None:
-    with pytest.raises(BadInput, match="context holds 40. At most segment=19 works"):
+    with pytest.raises(BadInput, match=r"context holds 40\. At most segment=19 works"):
         random_prompts(job.model, n=1, segment=20, seed=0, purpose="x")
     with pytest.raises(BadInput, match="too few for 50 distinct ones; at most segment=48"):
         random_prompts(job.model, n=1, segment=50, seed=0, purpose="x")
@@ -130,7 +130,10 @@ def test_measure_by_hand() -> None:
     answers.wrong = np.array([[[1, 1], [1, 2]], [[1, 2], [0, 2]]])
     found = measure(logits, answers)
     np.testing.assert_allclose(found["difference"], [[(2 + 2) / 2, (-1 + 0) / 2], [(0 + 4) / 2, (0 - 4) / 2]])
-    expected = [(np.log(1 + np.e + np.e**3) - 3 + np.log(np.e**2 + 2) - 2) / 2, (np.log(3) + np.log(2 * np.e + np.e**5) - 5) / 2]
+    expected = [
+        (np.log(1 + np.e + np.e**3) - 3 + np.log(np.e**2 + 2) - 2) / 2,
+        (np.log(3) + np.log(2 * np.e + np.e**5) - 5) / 2,
+    ]
     np.testing.assert_allclose(found["loss"], expected, rtol=1e-6)
 
 
@@ -178,7 +181,9 @@ def test_zero_ablation_equals_cutting_the_weights(plain: transformers.PreTrained
         np.testing.assert_allclose(part["loss"], plain_second_loss(logits, job.evaluation), rtol=1e-4)
 
 
-def test_mean_ablation_equals_a_hook_with_the_mean_of_the_reference(job: Job, plain: transformers.PreTrainedModel) -> None:
+def test_mean_ablation_equals_a_hook_with_the_mean_of_the_reference(
+    job: Job, plain: transformers.PreTrainedModel
+) -> None:
     head = Head(1, 2)
     columns = slice(head.index * D_HEAD, (head.index + 1) * D_HEAD)
     projection = plain.transformer.h[head.layer].attn.c_proj

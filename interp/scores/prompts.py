@@ -1,0 +1,55 @@
+"""Sequences of random tokens, for scores that bring their own prompts. Each is a function of its seed alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from interp.errors import BadInput
+
+
+def ordinary_tokens(model: Any) -> list[int]:
+    """Ids of the vocabulary that are no special or added tokens, in order."""
+    size = model.hf.get_input_embeddings().num_embeddings
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        return list(range(size))
+    left_out = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+    return sorted(number for number in set(tokenizer.get_vocab().values()) if number < size and number not in left_out)
+
+
+def start_token(model: Any) -> int | None:
+    """The id put first: BOS, else EOS, else none."""
+    for name in ("bos_token_id", "eos_token_id"):
+        found = getattr(model.tokenizer, name, None)
+        if isinstance(found, int):
+            return found
+    return None
+
+
+def repeated_random(model: Any, seeds: Sequence[int], length: int, repeats: int) -> Int[Tensor, "batch pos"]:
+    """``[batch, pos]`` a start token, then ``length`` distinct ordinary tokens said ``repeats`` times.
+
+    Args:
+        model: its tokenizer says which tokens are ordinary.
+        seeds: one per sequence.
+        length: tokens per repeat.
+        repeats: how many times.
+
+    Raises:
+        BadInput: fewer ordinary tokens than ``length``.
+    """
+    start = start_token(model)
+    pool = torch.tensor([token for token in ordinary_tokens(model) if token != start])
+    if len(pool) < length:
+        raise BadInput(f"{length} distinct tokens were asked for; the vocabulary has {len(pool)} ordinary ones.")
+    rows = []
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        drawn = pool[torch.randperm(len(pool), generator=generator)[:length]].repeat(repeats)
+        rows.append(torch.cat([torch.tensor([start]), drawn]) if start is not None else drawn)
+    return torch.stack(rows)
