@@ -48,11 +48,10 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 class ExperimentConfig(BaseModel):
-    """The settings that every kind of experiment has."""
+    """The settings that every kind of experiment has; a kind adds ``experiment: Literal[its name]`` and its own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    experiment: str = Field(description="the kind of experiment")
     about: str = Field(description="one line for `circuits list`")
     model: Annotated[str, AfterValidator(known_model)] = Field(
         "induction", description="a zoo name, a folder written by save_pretrained, or a hub id"

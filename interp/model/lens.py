@@ -284,7 +284,7 @@ def hook_name(at: At, config: Any) -> str:
         crossing = at.stack == "cross" and at.site is Site.ATTN_OUT
         return f"{blocks}.{at.layer}.{'hook_cross_attn_out' if crossing else _BLOCK_HOOKS[at.site]}"
     hook = _ATTENTION_HOOKS[at.site]
-    if at.site in (Site.Q, Site.K) and attention != "cross_attn" and False:
+    if at.site in (Site.Q, Site.K) and attention != "cross_attn" and rotates(config):
         hook = hook.replace("hook_", "hook_rot_")
     return f"{blocks}.{at.layer}.{attention}.{hook}"
 

@@ -54,27 +54,8 @@ def bar_chart(
     highs = np.full(len(labels), np.nan) if high is None else np.asarray(high, dtype=float)
     _check(labels, numbers, lows, highs, points or {})
     lit = set(labels) if highlight is None else set(highlight)
-    figure = go.Figure(
-        go.Bar(
-            x=numbers,
-            y=np.arange(len(labels)),
-            orientation="h",
-            width=0.62,
-            marker={"color": [ACCENT if label in lit else GREY for label in labels], "line": {"width": 0}},
-            text=[_hover(*row, name, note) for row in zip(labels, numbers, lows, highs, strict=True)],
-            textposition="none",
-            hovertemplate="%{text}<extra></extra>",
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": np.nan_to_num(highs - numbers),
-                "arrayminus": np.nan_to_num(numbers - lows),
-                "visible": bool(np.isfinite(lows).any()),
-                "thickness": 1.4,
-                "width": 5,
-            },
-        )
-    )
+    text = [_hover(*row, name, note) for row in zip(labels, numbers, lows, highs, strict=True)]
+    figure = go.Figure(_bars(numbers, lows, highs, text, [ACCENT if label in lit else GREY for label in labels]))
     for label, draws in (points or {}).items():
         figure.add_trace(_dots(list(labels).index(label), np.asarray(draws, dtype=float), label))
     title_room = 30 if title else 0
@@ -119,6 +100,30 @@ def _check(
 def _hover(label: str, value: float, low: float, high: float, name: str, note: str) -> str:
     text = f"<b>{html.escape(label)}</b><br>{html.escape(name)} {numeral(float(value))}"
     return text if np.isnan(low) else f"{text}<br>{html.escape(note)} {span(float(low), float(high))}"
+
+
+def _bars(values: np.ndarray, low: np.ndarray, high: np.ndarray, text: list[str], colours: list[str]) -> go.Bar:
+    import plotly.graph_objects as go
+
+    return go.Bar(
+        x=values,
+        y=np.arange(len(values)),
+        orientation="h",
+        width=0.62,
+        marker={"color": colours, "line": {"width": 0}},
+        text=text,
+        textposition="none",
+        hovertemplate="%{text}<extra></extra>",
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": np.nan_to_num(high - values),
+            "arrayminus": np.nan_to_num(values - low),
+            "visible": bool(np.isfinite(low).any()),
+            "thickness": 1.4,
+            "width": 5,
+        },
+    )
 
 
 def _dots(place: int, draws: np.ndarray, label: str) -> go.Scatter:

@@ -54,9 +54,6 @@ def attention_pattern(
         >>> figure.data[0].z.shape
         (3, 3)
     """
-    import plotly.graph_objects as go
-    from plotly.subplots import make_subplots
-
     patterns = np.asarray(patterns)
     keys = list(tokens) if key_tokens is None else list(key_tokens)
     _check(patterns, tokens, keys, heads)
@@ -65,22 +62,7 @@ def attention_pattern(
     as_grid = layout == "grid" or (layout == "auto" and len(labels) <= 6)  # noqa: PLR2004
     columns = min(3, len(labels)) if as_grid else 1
     n_rows = -(-len(labels) // columns) if as_grid else 1
-    if as_grid:
-        figure = make_subplots(
-            n_rows,
-            columns,
-            subplot_titles=labels,
-            horizontal_spacing=0.03 if columns > 1 else 0.0,
-            vertical_spacing=(0.3 if len(tokens) <= LABELLED_IN_GRID else 0.14) / n_rows if n_rows > 1 else 0.0,
-        )
-    else:
-        figure = go.Figure()
-    for place, (label, one) in enumerate(zip(labels, shown, strict=True)):
-        trace = _trace(one, label, visible=as_grid or place == 0)
-        if as_grid:
-            figure.add_trace(trace, row=place // columns + 1, col=place % columns + 1)
-        else:
-            figure.add_trace(trace)
+    figure = _drawn(shown, labels, n_rows, columns, as_grid=as_grid)
     finite = shown[np.isfinite(shown)]
     top = largest if largest is not None else (float(finite.max()) if finite.size else 1.0) or 1.0
     note = "" if max(len(tokens), len(keys)) <= most_tokens else f" (first {most_tokens} of {len(tokens)} tokens)"
@@ -106,6 +88,26 @@ def _check(patterns: np.ndarray, tokens: Sequence[str], keys: Sequence[str], hea
             f"attention_pattern: patterns came as {list(patterns.shape)}; {len(heads)} heads, {len(tokens)} query "
             f"and {len(keys)} key tokens need [head, query, key] = {list(expected)}."
         )
+
+
+def _drawn(patterns: np.ndarray, labels: Sequence[str], n_rows: int, columns: int, *, as_grid: bool) -> go.Figure:
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    if not as_grid:
+        return go.Figure([_trace(one, labels[n], visible=n == 0) for n, one in enumerate(patterns)])
+    gap = 0.3 if patterns.shape[1] <= LABELLED_IN_GRID else 0.14  # the wider one holds tick labels
+    figure = make_subplots(
+        n_rows,
+        columns,
+        subplot_titles=labels,
+        horizontal_spacing=0.03 if columns > 1 else 0.0,
+        vertical_spacing=gap / n_rows if n_rows > 1 else 0.0,
+    )
+    for place, one in enumerate(patterns):
+        trace = _trace(one, labels[place], visible=True)
+        figure.add_trace(trace, row=place // columns + 1, col=place % columns + 1)
+    return figure
 
 
 def _trace(pattern: np.ndarray, label: str, *, visible: bool) -> go.Heatmap:

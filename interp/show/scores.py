@@ -106,4 +106,4 @@ def scores_html(
 
 def _shown(rows: pd.DataFrame) -> list[str]:
     shown = [column for column in ("label", "pos", "value", "low", "high") if column in rows.columns]
-    return [column for column in shown if column not in ("low", "high") or rows[column].notna().any()]
+    return [column for column in shown if column not in ("low", "high") or bool(pd.Series(rows[column]).notna().any())]

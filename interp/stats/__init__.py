@@ -6,6 +6,8 @@ Everything here is arithmetic on arrays and knows no model.
 from .intervals import Interval as Interval
 from .intervals import bootstrap_means as bootstrap_means
 from .intervals import mean_interval as mean_interval
+from .nulls import FEWEST_SETS as FEWEST_SETS
+from .nulls import MOST_SETS as MOST_SETS
 from .nulls import Discoveries as Discoveries
 from .nulls import MatchedSets as MatchedSets
 from .nulls import NullComparison as NullComparison

@@ -25,7 +25,7 @@ transformer_lens = pytest.importorskip("transformer_lens", reason="transformer-l
 logging.getLogger("transformers").setLevel(_LEVEL)
 
 DECODERS = """gpt2 gpt_neo gptj gpt_neox gpt_neox-sequential llama mistral mixtral qwen2 qwen3 gemma gemma2 gemma3_text
-phi3 olmo olmo2 opt bloom stablelm gpt_oss cohere granite""".split()
+phi3 olmo olmo2 opt bloom falcon-sequential stablelm gpt_oss cohere granite""".split()
 OTHERS = ["bert", "t5"]  # transformer-lens takes no bart of unequal depths
 CACHED = ["gpt2", "llama", "gemma2", "gpt_neox"]
 LEFT_PADDED = torch.tensor([[0, 0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1]])

@@ -67,6 +67,7 @@ class Replacement:
 def losses_without(job: Job, prompts: Repeated, answers: Answers, edits: Sequence[Edit]) -> dict[str, np.ndarray]:
     """``loss`` and ``difference`` on the second copy under ``edits``; see :func:`measure`."""
     run = interp.run(job.model, job.batch(prompts), edits=list(edits), logits=second_copy_columns(prompts))
+    assert run.logits is not None, "a decoder gives logits"
     return measure(run.logits, answers)
 
 

@@ -44,7 +44,7 @@ class SingleHeads:
         """Heads whose effect passes that null, largest effect first."""
         if self.adjusted is None:
             return []
-        found = [Head(*place) for place in np.argwhere(self.adjusted <= level).tolist()]
+        found = [Head(layer, index) for layer, index in np.argwhere(self.adjusted <= level).tolist()]
         values = self.effect.values
         return sorted(found, key=lambda head: -abs(values[head.layer, head.index]))
 

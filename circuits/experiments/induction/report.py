@@ -200,7 +200,7 @@ def _natural(findings: Findings) -> Section | None:
     return Section(
         "On natural text",
         f"{len(found.prompts)} texts, each said twice. The second time costs {learning} nats per token more than the "
-        "first (less where negative).\n\nHighest scores on these texts: {'; '.join(scored)}.",
+        f"first (less where negative).\n\nHighest scores on these texts: {'; '.join(scored)}.",
         figures=strips,
     )
 
