@@ -37,7 +37,7 @@ test-all: install
 	$(PYTEST) -m "not network and not gpu"
 
 check: lint types
-	$(PYTEST) -m "not slow and not network and not gpu" --jaxtyping-packages=interp,circuits,probes,beartype.beartype
+	$(PYTEST) -m "not slow and not network and not gpu" --jaxtyping-packages=interp,circuits,probes,shape_checker.check
 
 format: install
 	$(BIN)/ruff format .

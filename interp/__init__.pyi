@@ -36,6 +36,7 @@ from .model.batch import Batch as Batch
 from .model.encode import encode as encode
 from .model.edited import edited as edited
 from .model.generate import generate as generate
+from .model.lens import to_activation_cache as to_activation_cache
 from .model.load import load as load
 from .model.handle import Model as Model
 from .model.run import run as run

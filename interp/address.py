@@ -10,6 +10,7 @@ import enum
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -112,7 +113,7 @@ class Head(NamedTuple):
         elif (
             isinstance(value, Sequence)
             and len(value) == 2  # noqa: PLR2004 - (layer, head)
-            and all(isinstance(part, int) and not isinstance(part, bool) for part in value)
+            and all(map(_is_int, value))
         ):
             return cls(int(value[0]), int(value[1]))
         raise BadAddress(
@@ -156,8 +157,8 @@ class At:
     ) -> None:
         put = object.__setattr__
         put(self, "site", _as_site(site))
-        put(self, "layer", layer if layer is None or _is_int(layer) else _ints(layer, "layer"))
-        put(self, "heads", None if heads is None else (heads,) if _is_int(heads) else _ints(heads, "heads"))
+        put(self, "layer", None if layer is None else _ints([layer], "layer")[0] if _is_int(layer) else _ints(layer, "layer"))
+        put(self, "heads", None if heads is None else _ints([heads] if _is_int(heads) else heads, "heads"))
         put(self, "pos", _as_pos(pos))
         put(self, "stack", stack)
         if self.heads is not None and not self.site.per_head:
@@ -219,9 +220,8 @@ class At:
         if isinstance(value, str):
             match = _HOOK_NAME.fullmatch(value)
             if match and match["hook"] in HOOK_SITES:
-                prefix = match["prefix"] or ""
-                cross = match["part"] == "cross_attn"
-                stack = "cross" if cross else _HOOK_STACKS[prefix]
+                cross = match["part"] == "cross_attn" or match["hook"] == "hook_cross_attn_out"
+                stack = "cross" if cross else "vision" if match["vision"] else _HOOK_STACKS[match["prefix"] or ""]
                 return cls(HOOK_SITES[match["hook"]], layer=int(match["layer"]), stack=stack)
             raise BadAddress(
                 f"{value!r} is not an address. Write At(Site.Z, layer=5), or a hook name such as "
@@ -233,8 +233,11 @@ class At:
 HOOK_SITES: dict[str, Site] = {
     "hook_resid_pre": Site.RESID_PRE,
     "hook_resid_mid": Site.RESID_MID,
+    "hook_resid_mid2": Site.RESID_CROSS,
     "hook_resid_post": Site.RESID_POST,
     "hook_attn_out": Site.ATTN_OUT,
+    "hook_cross_attn_out": Site.ATTN_OUT,
+    "o.hook_out": Site.ATTN_RAW,
     "hook_mlp_out": Site.MLP_OUT,
     "hook_q": Site.Q,
     "hook_k": Site.K,
@@ -247,14 +250,14 @@ HOOK_SITES: dict[str, Site] = {
     "hook_result": Site.RESULT,
 }
 _HOOK_NAME = re.compile(
-    r"(?:(?P<prefix>encoder_|decoder_|vision_)?blocks)\.(?P<layer>\d+)\."
-    r"(?:(?P<part>attn|self_attn|cross_attn)\.)?(?P<hook>hook_\w+)"
+    r"(?:(?P<prefix>encoder_|decoder_)?blocks|(?P<vision>vision_encoder\.encoder_layers))\.(?P<layer>\d+)\."
+    r"(?:(?P<part>attn|self_attn|cross_attn)\.)?(?P<hook>(?:o\.)?hook_\w+)"
 )
-_HOOK_STACKS = {"": None, "encoder_": "encoder", "decoder_": "decoder", "vision_": "vision"}
+_HOOK_STACKS = {"": None, "encoder_": "encoder", "decoder_": "decoder"}
 
 
 def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _as_site(site: Site | str) -> Site:
@@ -275,12 +278,14 @@ def _ints(values: Any, field: str) -> tuple[int, ...]:
         raise BadAddress(f"{field}={values!r}: expected an int or a sequence of ints.")
     if len(set(items)) != len(items):
         raise BadAddress(f"{field}={values!r} names the same {field.rstrip('s')} twice.")
-    return items
+    return tuple(map(int, items))
 
 
 def _as_pos(pos: Any) -> Pos:
-    if pos is None or _is_int(pos) or isinstance(pos, slice | str):
+    if pos is None or isinstance(pos, slice | str):
         return pos
+    if _is_int(pos):
+        return int(pos)
     if isinstance(pos, torch.Tensor):
         if pos.ndim != 2 or pos.is_floating_point() or pos.dtype == torch.bool:  # noqa: PLR2004 - [batch, k]
             raise BadAddress(f"pos: expected a LongTensor [batch, k] of columns, got {pos.dtype} {list(pos.shape)}.")

@@ -7,7 +7,7 @@ unembedded, or ``[batch, class]``. Log-probabilities are taken in float32.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import BadInput
@@ -15,18 +15,22 @@ from interp.model.batch import Batch
 
 
 def answer_logits(logits: Tensor, batch: Batch) -> Float[Tensor, "batch vocab"]:
-    """``[batch, vocab]`` logits at the position that predicts the answer, in float32."""
+    """``[batch, vocab]`` logits at the position that predicts the answer, in float32 at least."""
     if logits.ndim == 2:  # noqa: PLR2004 - a classifier
-        return logits.float()
+        return _wide(logits)
     if logits.shape[1] == 1:
-        return logits[:, 0].float()
+        return _wide(logits[:, 0])
     if logits.shape[1] != batch.width:
         raise BadInput(
             f"The logits hold {logits.shape[1]} positions, the batch {batch.width}; this metric reads the answer's position: "
             "run with logits='answers' or logits='all'."
         )
     rows = torch.arange(len(batch), device=logits.device)
-    return logits[rows, batch.read_at.to(logits.device)].float()
+    return _wide(logits[rows, batch.read_at.to(logits.device)])
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _answers(batch: Batch) -> Int[Tensor, "batch k"]:
@@ -46,8 +50,8 @@ def logit_difference(logits: Tensor, batch: Batch) -> Float[Tensor, " batch"]:
         raise BadInput("logit_difference needs a wrong answer beside each right one: answers=[(right, wrong), ...].")
     at_answer = answer_logits(logits, batch)
     chosen = at_answer.gather(1, answers.clamp(min=0))
-    wrong = (answers[:, 1:] >= 0).float()
-    return chosen[:, 0] - (chosen[:, 1:] * wrong).sum(1) / wrong.sum(1)
+    wrong = answers[:, 1:] >= 0
+    return chosen[:, 0] - chosen[:, 1:].masked_fill(~wrong, 0.0).sum(1) / wrong.sum(1)
 
 
 logit_difference.positions = "answers"  # type: ignore[attr-defined]
@@ -81,10 +85,9 @@ def token_losses(logits: Tensor, batch: Batch) -> Float[Tensor, "batch pos"]:
     if logits.shape[1] != batch.width:
         raise BadInput("token_losses needs every position: run with logits='all'.")
     ids, mask = batch.ids.to(logits.device), batch.mask.to(logits.device)
-    logp = torch.log_softmax(logits[:, :-1].float(), dim=-1)
+    logp = torch.log_softmax(_wide(logits[:, :-1]), dim=-1)
     losses = -logp.gather(-1, ids[:, 1:, None])[..., 0]
-    real = mask[:, 1:] & mask[:, :-1]
-    losses = losses.masked_fill(~real, torch.nan)
+    losses = losses.masked_fill(~_predicted(mask), torch.nan)
     return torch.cat([losses, losses.new_full((len(batch), 1), torch.nan)], dim=1)
 
 
@@ -92,9 +95,22 @@ def loss(logits: Tensor, batch: Batch) -> Float[Tensor, " batch"]:
     """``[batch]`` mean next-token cross-entropy over each prompt's real tokens, in nats.
 
     Over the positions of ``batch.spans["loss"]`` (the tokens predicted) where the batch has that span.
+
+    Raises:
+        BadInput: a prompt of which no token is predicted.
     """
-    losses = token_losses(logits, batch)[:, :-1]
-    wanted = ~torch.isnan(losses)
+    wanted = _predicted(batch.mask.to(logits.device))
     if "loss" in batch.spans:
-        wanted &= batch.spans["loss"].to(losses.device)[:, 1:]
-    return (losses.nan_to_num() * wanted).sum(1) / wanted.sum(1)
+        wanted = wanted & batch.spans["loss"].to(logits.device)[:, 1:]
+    counts = wanted.sum(1)
+    if not bool(counts.all()):
+        raise BadInput(
+            f"loss: prompt {int(counts.argmin())} holds no token to predict; it needs at least two tokens (one of them in "
+            "the span 'loss', where the batch has that span)."
+        )
+    return token_losses(logits, batch)[:, :-1].masked_fill(~wanted, 0.0).sum(1) / counts
+
+
+def _predicted(mask: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos-1"]:
+    """True at i where token i + 1 is predicted from a real token."""
+    return mask[:, 1:] & mask[:, :-1]

@@ -7,14 +7,17 @@ the query. Results name the mode.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from interp.address import At, Head, Site
 from interp.edits.base import Context, Edit, Phase, Preparation, Value, address, make
+from interp.edits.groups import columns_of
 from interp.edits.random import counter_normal
 from interp.errors import BadInput
 
@@ -105,7 +108,7 @@ def _by_layer(heads: Iterable[Any]) -> Iterable[At]:
 
 def _multiply(factor: Value) -> Callable[[Tensor, Context], Tensor]:
     def apply(x: Tensor, ctx: Context) -> Tensor:
-        product = x * factor.along(x, ctx)
+        product = x * factor.over(x, ctx)
         # a blocked score stays blocked: -inf times 0 or a negative number is not a score
         return torch.where(torch.isneginf(x), x, product) if ctx.at.site is Site.SCORES else product
 
@@ -126,7 +129,7 @@ def add(at: At | Site | str, vector: Any, *, axes: str | None = None, by: float 
     value = Value.of(vector, axes, where, "add's vector")
 
     def apply(x: Tensor, ctx: Context) -> Tensor:
-        return x + by * value.along(x, ctx)
+        return x + by * value.over(x, ctx)
 
     return make("add", where, apply, phase=phase, values=(value,), settings={"by": by})
 
@@ -134,18 +137,22 @@ def add(at: At | Site | str, vector: Any, *, axes: str | None = None, by: float 
 def noise(at: At | Site | str, *, std: float, seed: int = 0, phase: Phase = "both") -> Edit:
     """An edit that adds Gaussian noise of standard deviation ``std``; 0 is neutral.
 
-    Each number depends on (seed, edit, layer, head, absolute position, prompt, channel) alone, so that cached and
-    uncached generation, any batch order and any batch size draw the same.
+    Each number depends on (seed, stack, site, layer, head, position among the prompt's own tokens, the prompt's content,
+    channel) alone, so that cached and uncached generation, any padding, any batch order and any batch size draw the same;
+    two equal prompts draw the same as well.
     """
     where = address(at, _VECTORS, "noise")
-    if not std >= 0:
-        raise BadInput(f"noise: std={std!r}, expected a number of at least 0.")
+    if isinstance(std, bool) or not isinstance(std, int | float) or not 0 <= std < math.inf:
+        raise BadInput(f"noise: std={std!r}, expected a finite number of at least 0.")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+        raise BadInput(f"noise: seed={seed!r}, expected an int of at most 64 bits.")
 
     def apply(x: Tensor, ctx: Context) -> Tensor:
         device = x.device
         parts = [torch.tensor(part, device=device) for part in (seed, *ctx.seed_parts, ctx.layer)]
-        parts.append(ctx.prompts.to(device).view(-1, *[1] * (x.ndim - 1)))
-        parts.append(ctx.rows.to(device).view(1, -1, *[1] * (x.ndim - 2)))
+        prompts, positions = _prompt_keys(ctx, device), _own_positions(ctx, device)
+        parts.append(prompts.view(-1, *[1] * (x.ndim - 1)))
+        parts.append(positions.view(*positions.shape, *[1] * (x.ndim - 2)))
         if ctx.at.site.per_head:
             heads = ctx.at.heads if ctx.at.heads is not None else range(x.shape[2])
             parts.append(torch.tensor(list(heads), device=device).view(1, 1, -1, 1))
@@ -153,6 +160,22 @@ def noise(at: At | Site | str, *, std: float, seed: int = 0, phase: Phase = "bot
         return x + std * counter_normal(parts).to(x.dtype)
 
     return make("noise", where, apply, phase=phase, settings={"std": std, "seed": seed})
+
+
+def _prompt_keys(ctx: Context, device: torch.device) -> Int[Tensor, " batch"]:
+    """A number per prompt that depends on its content, its index where there is no batch."""
+    prompts = ctx.prompts.to(device)
+    return prompts if ctx.batch is None else ctx.batch.content_keys.to(device)[prompts]
+
+
+def _own_positions(ctx: Context, device: torch.device) -> Int[Tensor, "batch pos"]:
+    """``[batch or 1, pos]`` positions of this call's rows, counted over each prompt's own tokens."""
+    rows = ctx.rows.to(device)
+    mask = ctx.batch.row_mask(ctx.at.stack) if ctx.batch is not None else None
+    if mask is None or bool(mask.all()):
+        return rows[None]
+    before = (~mask).cumsum(-1).to(device)  # padding up to each column; none is added after the prompt
+    return (rows[None] - before[:, rows.clamp(max=mask.shape[1] - 1)])[ctx.prompts.to(device)]
 
 
 def patch(
@@ -175,7 +198,7 @@ def patch(
 
     def prepare(run: Preparation) -> Edit:
         tensor = _source_tensor(run, source, origin, where)
-        return _replace("patch", where, tensor, phase, template=run.batch)
+        return _replace("patch", where, tensor, phase)
 
     return make("patch", where, None, phase=phase, prepare=prepare)
 
@@ -184,23 +207,24 @@ def _source_tensor(run: Preparation, source: Any, origin: At, where: At) -> Tens
     if isinstance(source, Tensor):
         return source
     if hasattr(source, "inputs") and hasattr(source, "mask"):  # a Batch
-        if origin.pos is None and where.pos is None:
+        if origin.pos is None:
             same_length(run.batch, source, "patch")
         return run.read(source, origin)
     try:
         tensor = source[origin]
     except (TypeError, IndexError) as error:
         raise BadInput(f"patch: source is a {type(source).__name__}; expected a Run, a Batch or a tensor.") from error
-    if origin.pos is None and where.pos is None and getattr(source, "batch", None) is not None:
+    if origin.pos is None and getattr(source, "batch", None) is not None:
         same_length(run.batch, source.batch, "patch")
     return tensor
 
 
-def same_length(target: Any, source: Any, name: str) -> None:
-    """Refuse two batches whose prompts differ in number or in length."""
+def same_length(target: Any, source: Any, name: str, drawn: Tensor | None = None) -> None:
+    """Refuse two batches whose prompts differ in number or in length; of ``source`` only the prompts ``drawn``."""
     if target is None:
         return
     mine, theirs = target.mask.sum(-1).tolist(), source.mask.sum(-1).tolist()
+    theirs = theirs if drawn is None else [theirs[prompt] for prompt in drawn.tolist()]
     if len(theirs) not in (1, len(mine)):
         raise BadInput(f"{name}: {len(theirs)} source prompts for {len(mine)} prompts; expected as many, or one.")
     if target.mask.shape[-1] != source.mask.shape[-1] or any(
@@ -213,8 +237,8 @@ def same_length(target: Any, source: Any, name: str) -> None:
         )
 
 
-def _replace(name: str, where: At, tensor: Tensor, phase: Phase, template: Any = None) -> Edit:
-    """An edit that puts ``tensor`` (in the shape of ``run[where]``) at ``where``."""
+def _replace(name: str, where: At, tensor: Tensor, phase: Phase, *, by_column: bool = False) -> Edit:
+    """An edit that puts ``tensor`` (in the shape of ``run[where]``, or with one entry per column) at ``where``."""
     axes = where.site.axes if isinstance(where.layer, int) else ("layer", *where.site.axes)
     if tensor.ndim != len(axes):
         raise BadInput(
@@ -224,26 +248,25 @@ def _replace(name: str, where: At, tensor: Tensor, phase: Phase, template: Any =
     value = Value(tensor, axes, f"{name}'s source")
 
     def apply(x: Tensor, ctx: Context) -> Tensor:
-        return spread(value.along(x, ctx), x, ctx)
+        return spread(value.along(x, ctx), x, ctx, by_column=by_column)
 
     held = tensor.shape[axes.index("pos" if "pos" in axes else "query")]
     return make(name, where, apply, phase=phase, values=(value,), prompt_only=where.pos is None and held > 1)
 
 
-def spread(value: Tensor, x: Tensor, ctx: Context) -> Tensor:
+def spread(value: Tensor, x: Tensor, ctx: Context, *, by_column: bool = False) -> Tensor:
     """``value`` over every row of ``x``: rows that it does not hold keep ``x``'s own numbers.
 
     ``value`` holds either every row of the prompt (cut to the rows of this call), one row for all, or only the
-    positions that the address names, in their order.
+    positions that the address names, in their order (never so with ``by_column``).
     """
     axis = ctx.at.site.axes.index("pos" if "pos" in ctx.at.site.axes else "query")
     held, rows = value.shape[axis], ctx.rows.to(x.device)
-    if ctx.at.pos is not None and ctx.batch is not None:
-        columns = ctx.batch.columns(ctx.at.pos, stack=ctx.at.stack).to(x.device)  # [batch, k]
-        if held == columns.shape[1]:
-            return _scatter(value, x, columns, rows, axis)
     if held == 1:
         return value.expand_as(x)
+    columns = None if by_column else _addressed(ctx, held, x.device)
+    if columns is not None:
+        return _scatter(value, x, columns, rows, axis)
     inside = rows < held
     picked = value.index_select(axis, rows.clamp(max=held - 1)).expand_as(x)
     if bool(inside.all()):
@@ -251,6 +274,18 @@ def spread(value: Tensor, x: Tensor, ctx: Context) -> Tensor:
     shape = [1] * x.ndim
     shape[axis] = -1
     return torch.where(inside.view(shape), picked, x)
+
+
+def _addressed(ctx: Context, held: int, device: torch.device) -> Tensor | None:
+    """``[batch or 1, held]`` the columns that the address names, ``None`` where it does not name ``held`` in each prompt."""
+    pos = ctx.at.pos
+    if pos is None or ctx.batch is None:
+        return None
+    if isinstance(pos, Tensor):
+        return pos.to(device) if pos.shape[1] == held else None
+    mask = ctx.batch.row_mask(ctx.at.stack)
+    member = columns_of(pos, ctx.batch, int(ctx.rows.max()) + 1, device, mask=mask)
+    return member.nonzero()[:, 1].view(-1, held) if bool((member.sum(-1) == held).all()) else None
 
 
 def _scatter(value: Tensor, x: Tensor, columns: Tensor, rows: Tensor, axis: int) -> Tensor:
@@ -292,10 +327,11 @@ def mean(at: At | Site | str, reference: Any = None, *, positions: bool | None =
         if positions and not aligned:
             raise BadInput(f"mean: positions=True needs prompts of one length, got lengths {sorted(lengths)}.")
         by_position = aligned if positions is None else positions
-        tensor = run.read(source, where.with_(pos=None)).float()
+        tensor = run.read(source, where.with_(pos=None))
+        tensor = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
         batch_axis = 0 if isinstance(where.layer, int) else 1
         averaged = _average(tensor, batch_axis, None if by_position else content(source), reference is None)
-        return _replace(name, where, averaged, phase)
+        return _replace(name, where, averaged, phase, by_column=True)
 
     return make(name, where, None, phase=phase, prepare=prepare, settings={"positions": positions})
 
@@ -351,7 +387,7 @@ def resample(at: At | Site | str, source: Any = None, *, seed: int = 0, phase: P
         else:
             drawn = torch.randint(len(donors), (n,), generator=generator)
         if where.pos is None:
-            same_length(run.batch, donors.select(drawn), "resample")
+            same_length(run.batch, donors, "resample", drawn)
         tensor = run.read(donors, where)
         picked = tensor.index_select(0 if isinstance(where.layer, int) else 1, drawn.to(tensor.device))
         return _replace("resample", where, picked, phase)
@@ -381,6 +417,8 @@ def custom(
     for item in wanted:
         if not isinstance(item.layer, int):
             raise BadInput(f"{name}: reads={item} must name one layer, so that ctx.reads holds one tensor.")
+        if item.pos is not None:
+            raise BadInput(f"{name}: reads={item}: ctx.reads holds every row of the call; leave pos= out and slice it.")
 
     def apply(x: Tensor, ctx: Context) -> Tensor:
         made = fn(x, ctx)

@@ -8,7 +8,6 @@ that an edit leaves without a visible key attends to nothing: its pattern and it
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,7 +38,7 @@ def _keys(group: Group, x: Tensor, ctx: Context) -> Bool[Tensor, "batch 1 1 key"
 
 
 def _key_mask(ctx: Context) -> Tensor | None:
-    return ctx.batch.row_mask("encoder") if ctx.at.stack == "cross" and ctx.batch is not None else _own_mask(ctx)
+    return ctx.batch.key_mask(ctx.at.stack) if ctx.batch is not None else None
 
 
 def _own_mask(ctx: Context) -> Tensor | None:
@@ -84,7 +83,7 @@ def knockout(
         return x.masked_fill(blocked, -torch.inf)
 
     return make(
-        "knockout", where, apply, phase=phase, groups=(queries, keys), settings={"queries": queries, "keys": keys}
+        "knockout", where, apply, phase=phase, rows=(queries,), groups=(keys,), settings={"queries": queries, "keys": keys}
     )
 
 
@@ -104,7 +103,7 @@ def sharpen(at: At | Site | str, temperature: Any, *, axes: str | None = None, p
         raise BadInput("sharpen: temperature must be positive.")
 
     def apply(x: Tensor, ctx: Context) -> Tensor:
-        return x / value.along(x, ctx)
+        return x / value.over(x, ctx)
 
     return make("sharpen", where, apply, phase=phase, values=(value,))
 
@@ -124,7 +123,7 @@ def boost(at: At | Site | str, keys: Group, by: Any, *, axes: str | None = None,
     value = Value.of(by, axes, where, "boost's by")
 
     def apply(x: Tensor, ctx: Context) -> Tensor:
-        return torch.where(_keys(keys, x, ctx), x + value.along(x, ctx), x)
+        return torch.where(_keys(keys, x, ctx), x + value.over(x, ctx), x)
 
     return make("boost", where, apply, phase=phase, values=(value,), groups=(keys,), settings={"keys": keys})
 
@@ -139,7 +138,7 @@ def uniform(at: At | Site | str = Site.PATTERN, *, phase: Phase = "both") -> Edi
     def apply(x: Tensor, ctx: Context) -> Tensor:
         assert ctx.visible is not None
         visible = ctx.visible.expand_as(x)
-        return visible.to(x.dtype) / visible.sum(-1, keepdim=True).clamp(min=1).to(x.dtype)
+        return (visible / visible.sum(-1, keepdim=True).clamp(min=1)).to(x.dtype)  # counts are exact in float32
 
     return make("uniform", where, apply, phase=phase)
 
@@ -156,21 +155,24 @@ def set_pattern(at: At | Site | str, value: Any, *, axes: str | None = None, pha
     Raises:
         BadInput: negative entries, NaN, or a shape without named axes that is not the address's own.
     """
-    where = _pattern_address(at, "set_pattern")
+    return _hold("set_pattern", _pattern_address(at, "set_pattern"), value, axes, phase)
+
+
+def _hold(name: str, where: At, value: Any, axes: str | None, phase: Phase, *, by_column: bool = False) -> Edit:
     tensor = value if isinstance(value, Tensor) else torch.as_tensor(value)
     own = where.site.axes if isinstance(where.layer, int) else ("layer", *where.site.axes)
     names = " ".join(own) if axes is None and tensor.ndim == len(own) else axes
-    pattern = Value.of(tensor, names, where, "set_pattern's value")
+    pattern = Value.of(tensor, names, where, f"{name}'s value")
     if bool((pattern.data.detach() < 0).any()):
-        raise BadInput("set_pattern: negative entries are not attention.")
+        raise BadInput(f"{name}: negative entries are not attention.")
 
     def apply(x: Tensor, ctx: Context) -> Tensor:
-        return _cut_keys(pattern.along(x, ctx), x, ctx)
+        return _cut_keys(pattern.along(x, ctx), x, ctx, by_column=by_column)
 
-    return make("set_pattern", where, apply, phase=phase, values=(pattern,), prompt_only=where.pos is None)
+    return make(name, where, apply, phase=phase, values=(pattern,), prompt_only=where.pos is None)
 
 
-def _cut_keys(value: Tensor, x: Tensor, ctx: Context) -> Tensor:
+def _cut_keys(value: Tensor, x: Tensor, ctx: Context, *, by_column: bool) -> Tensor:
     """``value`` over the rows and keys of this call; keys beyond those it holds get 0 in the rows it holds."""
     assert ctx.keys is not None
     held, keys = value.shape[-1], ctx.keys.to(x.device)
@@ -179,7 +181,7 @@ def _cut_keys(value: Tensor, x: Tensor, ctx: Context) -> Tensor:
     else:
         inside = keys < held
         value = value.index_select(-1, keys.clamp(max=held - 1)) * inside.to(value.dtype)
-    whole = spread(value, x, ctx)
+    whole = spread(value, x, ctx, by_column=by_column)
     if ctx.row_mask is None:
         return whole
     real = _per_row(ctx.row_mask.to(x.device), x)[:, None, :, None]
@@ -204,8 +206,7 @@ def freeze_pattern(at: At | Site | str = Site.PATTERN, source: Any = None, *, ph
             tensor = run.read(donor, where.with_(pos=None))
         else:
             tensor = source[where.with_(pos=None)]
-        edit = set_pattern(where, tensor, phase=phase)
-        return replace(edit, name="freeze_pattern")
+        return _hold("freeze_pattern", where, tensor, None, phase, by_column=True)
 
     return make("freeze_pattern", where, None, phase=phase, prepare=prepare, prompt_only=where.pos is None)
 
@@ -218,15 +219,15 @@ def to_identity(at: At | Site | str, strength: Any, *, axes: str | None = None, 
         strength: in [0, 1]; a scalar or a tensor per head as in :func:`interp.gate`.
     """
     where = _pattern_address(at, "to_identity")
+    if (where.stack or "").startswith("cross"):
+        raise BadInput("to_identity: cross-attention has no identity map (its queries are not its keys).")
     value = Value.of(strength, axes, where, "to_identity's strength")
     if float(value.data.detach().min()) < 0 or float(value.data.detach().max()) > 1:
         raise BadInput("to_identity: strength lies in [0, 1].")
 
     def apply(x: Tensor, ctx: Context) -> Tensor:
         assert ctx.keys is not None
-        if ctx.at.stack == "cross":
-            raise BadInput("to_identity: cross-attention has no identity map (its queries are not its keys).")
-        share = value.along(x, ctx)
+        share = value.over(x, ctx)
         same = (ctx.rows.to(x.device)[:, None] == ctx.keys.to(x.device)[None, :]).to(x.dtype)
         return (1 - share) * x + share * same
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -30,7 +30,9 @@ class Context:
         visible: ``[batch, 1 or head, query, key]`` True where the mask lets the query see the key;
             ``None`` outside attention maps.
         decode: ``[pos]`` True for rows at or after the first generated token.
-        seed_parts: integers that tell this edit apart from others in the same call.
+        prompts: ``[batch]`` which prompt each row of the batch belongs to (beams of one prompt share it).
+        seed_parts: integers that tell this edit apart from others of its kind: stack, site, and how many of the same
+            name come before it there.
         reads: what the edit's ``reads`` saw earlier in this forward, by address.
     """
 
@@ -55,12 +57,11 @@ class Context:
         return "decode" if every and len(self.decode) else "both" if some else "prefill"
 
 
-class EditFunction(Protocol):
-    """``(x, ctx) -> tensor`` of the same shape; ``x`` holds the addressed heads and every row of the call."""
-
-    def __call__(self, x: Tensor, ctx: Context, /) -> Tensor: ...
+# ``(x, ctx) -> tensor`` of the same shape; ``x`` holds the addressed heads and every row of the call
+EditFunction = Callable[[Tensor, Context], Tensor]
 
 
+@runtime_checkable
 class Preparation(Protocol):
     """What ``Edit.prepare`` is given: the batch of the run, and a way to read an unedited run."""
 
@@ -92,10 +93,14 @@ class Value:
         Raises:
             BadInput: the axes are missing and not one of the four accepted shapes, or do not fit the site.
         """
-        tensor = data if isinstance(data, Tensor) else torch.as_tensor(data)
-        if tensor.dtype in (torch.int64, torch.int32, torch.bool):
-            tensor = tensor.float()
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.detach()).all()):
+        try:
+            tensor = data if isinstance(data, Tensor) else torch.as_tensor(data)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise BadInput(f"{what} is {data!r}; expected a number or a tensor ({error}).") from None
+        if tensor.is_complex():
+            raise BadInput(f"{what} is of {tensor.dtype}; expected real numbers.")
+        tensor = tensor if tensor.is_floating_point() else tensor.float()
+        if not bool(torch.isfinite(tensor.detach()).all()):
             raise BadInput(f"{what} holds NaN or infinity; expected finite numbers.")
         if axes is None:
             names = _default_axes(tensor, at, what)
@@ -114,13 +119,13 @@ class Value:
             )
         return cls(tensor, names, what)
 
-    def check(self, at: At, sizes: Mapping[str, int]) -> None:
-        """Refuse a value whose axes do not fit ``sizes`` (axis name -> length, known before the run)."""
+    def check(self, at: At, sizes: Mapping[str, Sequence[int]]) -> None:
+        """Refuse a value whose axes do not fit ``sizes`` (axis name -> lengths that fit, known before the run)."""
         for name, length in zip(self.axes, self.data.shape, strict=True):
             expected = sizes.get(name)
-            if expected is not None and length != expected and not (name == "batch" and length == 1):
+            if expected is not None and length not in expected:
                 raise BadInput(
-                    f"{self.what} has {length} along {name!r} at {at}, expected {expected} "
+                    f"{self.what} has {length} along {name!r} at {at}, expected {' or '.join(map(str, expected))} "
                     f"(value axes {' '.join(self.axes)}, shape {list(self.data.shape)})."
                 )
 
@@ -142,6 +147,24 @@ class Value:
                 raise BadInput(f"{self.what} is for {data.shape[0]} prompts, but the model ran a batch of {x.shape[0]}.")
             data = data.repeat_interleave(x.shape[0] // data.shape[0], dim=0)  # beams, several returned sequences
         return data
+
+    @property
+    def by_position(self) -> bool:
+        """Whether it holds one number per position, so that it says nothing about rows that come later."""
+        along = zip(self.axes, self.data.shape, strict=True)
+        return any(length > 1 for name, length in along if name in ("pos", "query", "key"))
+
+    def over(self, x: Tensor, ctx: Context) -> Tensor:
+        """The value for this layer and for the rows and keys of this call, broadcastable against ``x``.
+
+        A value per position is looked up by absolute column; beyond its last one it repeats (no row there is edited).
+        """
+        made = self.along(x, ctx)
+        for axis, name in enumerate(ctx.at.site.axes):
+            columns = ctx.keys if name == "key" else ctx.rows if name in ("pos", "query") else None
+            if columns is not None and made.shape[axis] > 1:
+                made = made.index_select(axis, columns.to(made.device).clamp(max=made.shape[axis] - 1))
+        return made
 
 
 def _default_axes(tensor: Tensor, at: At, what: str) -> tuple[str, ...]:
@@ -174,7 +197,9 @@ class Edit:
         phase: rows it applies to in generation: ``"prefill"`` before the first generated token, ``"decode"`` from it.
         prepare: makes the final edit from what an unedited run shows; called once, before the run.
         prompt_only: it has no meaning for generated rows.
-        neutral: a setting under which it changes nothing, for the tests.
+        rows: groups of positions that it looks up among the rows, checked before any forward.
+        groups: groups of positions that it looks up among the keys, checked before any forward.
+        settings: what its ``repr`` shows.
     """
 
     name: str
@@ -185,6 +210,7 @@ class Edit:
     phase: Phase = "both"
     prepare: Callable[[Preparation], Edit] | None = None
     prompt_only: bool = False
+    rows: tuple[Any, ...] = ()
     groups: tuple[Any, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -218,4 +244,5 @@ def address(at: At | Site | str, allowed: Sequence[Site] | None, name: str) -> A
 def make(name: str, at: At | Sequence[At], function: EditFunction | None, *, phase: Phase = "both", **fields: Any) -> Edit:
     """An edit called ``name`` at ``at``."""
     where = (at,) if isinstance(at, At) else tuple(at)
+    fields.setdefault("prompt_only", any(value.by_position for value in fields.get("values", ())))
     return Edit(name, where, function, phase=_phase(phase), **fields)

@@ -13,32 +13,32 @@ from interp.names import unknown
 Group = Any  # None (all) | int | slice | span name | BoolTensor [batch, pos] | LongTensor [batch, k] of columns
 
 
-def columns_of(group: Group, batch: Any, width: int, device: torch.device, mask: Tensor | None = None) -> Tensor:
+def columns_of(group: Group, batch: Any, width: int, device: torch.device, *, mask: Tensor | None) -> Tensor:
     """``[batch, width]`` True at the columns that belong to ``group``.
 
     Args:
         group: ``None`` every column; an int or slice counts over each prompt's own tokens, padding left out, negative
             from the end; a span's name; a BoolTensor ``[batch, pos]``; a LongTensor ``[batch, k]`` of columns.
-        batch: the encoded prompts (spans and padding), or ``None`` where there is none.
+        batch: the encoded prompts (for their spans), or ``None`` where there is none.
         width: how many columns there are by now; beyond the prompt, only ``None`` and slices open at the end reach.
         device: where the answer is needed.
-        mask: ``[batch, pos]`` real tokens, where not the batch's own (an encoder's).
+        mask: ``[batch, pos]`` real tokens of the stack in question, ``None`` where it has no padding that is known of
+            (images): then all ``width`` columns are real.
 
     Raises:
         BadAddress: a position outside a prompt, an unknown span, or a mask of another shape.
     """
-    real = mask if mask is not None else getattr(batch, "mask", None)
-    if real is None:
-        real = torch.ones(1, width, dtype=torch.bool, device=device)
-    real = real.to(device)
+    if isinstance(group, str):
+        refuse_foreign_span(group, batch, mask)
+    if mask is None:
+        rows = group.shape[0] if isinstance(group, Tensor) and group.ndim else 1
+        mask = torch.ones(rows, width, dtype=torch.bool, device=device)
+    real = mask.to(device)
     if group is None:
         return torch.ones(real.shape[0], width, dtype=torch.bool, device=device)
     open_end = False
     if isinstance(group, str):
-        spans = getattr(batch, "spans", None) or {}
-        if group not in spans:
-            raise BadAddress(unknown(group, spans, "span") + " Name spans with encode(..., spans={name: ...}).")
-        member = spans[group].to(device)
+        member = batch.spans[group].to(device)
     elif isinstance(group, Tensor):
         member = _tensor_group(group.to(device), real)
     else:
@@ -47,6 +47,21 @@ def columns_of(group: Group, batch: Any, width: int, device: torch.device, mask:
         tail = torch.full((member.shape[0], width - member.shape[-1]), open_end, dtype=torch.bool, device=device)
         member = torch.cat([member, tail], dim=-1)
     return member[:, :width]
+
+
+def refuse_foreign_span(name: str, batch: Any, mask: Tensor | None) -> None:
+    """Refuse a span that the batch does not have, or one over the tokens of another stack than ``mask``'s.
+
+    Raises:
+        BadAddress: with the known spans, or with the stack that the span belongs to.
+    """
+    spans = getattr(batch, "spans", None) or {}
+    if name not in spans:
+        raise BadAddress(unknown(name, spans, "span") + " Name spans with encode(..., spans={name: ...}).")
+    home = batch.mask if batch.encoder_mask is None else batch.encoder_mask
+    if mask is not home:
+        where = "the encoder's" if batch.encoder_mask is not None else f"stack {batch.default_stack!r}'s"
+        raise BadAddress(f"Span {name!r} is over {where} tokens, not over those asked for; give columns [batch, k] there.")
 
 
 def _tensor_group(group: Tensor, real: Tensor) -> Tensor:

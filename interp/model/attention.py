@@ -14,7 +14,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,7 @@ _SLOT = "_headscope_taps"
 _SOFTMAXES = frozenset({F.softmax, torch.softmax, Tensor.softmax})
 
 
+@runtime_checkable
 class AttentionTap(Protocol):
     """What a session wants of one attention module."""
 
@@ -143,11 +144,9 @@ def _tapped(
         with _CatchSoftmax(taps, module, visible, key.shape[2]):
             return own(module, query, key, value, additive, **kwargs)
     output = fast(module, query, key, value, mask, **kwargs)
-    wanted = [(tap, rows) for tap in taps for rows in tap.rows()]
-    if wanted:
-        additive = _additive(mask, module, query, key, kwargs)
-        for tap, rows in wanted:
-            _look(tap, rows, own, module, query, key, value, additive, kwargs)
+    for tap in taps:
+        for rows in tap.rows():
+            _look(tap, rows, own, module, query, key, value, mask, kwargs)
     return output
 
 
@@ -159,14 +158,14 @@ def _look(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    additive: Tensor | None,
+    mask: Tensor | None,
     kwargs: dict[str, Any],
 ) -> None:
     """Compute the maps of ``rows`` beside the fast kernel, and show them to ``tap``; the output is not needed."""
     kwargs = dict(kwargs)
+    additive = _additive(mask, module, query, key, kwargs, rows)
     if rows is not None:
         query = _pick(query, rows)
-        additive = None if additive is None else _pick(additive, rows)
         bias = kwargs.get("position_bias")
         if isinstance(bias, Tensor):
             kwargs["position_bias"] = _pick(bias, rows)
@@ -180,6 +179,7 @@ def _look(
 
 def _pick(tensor: Tensor, rows: Tensor) -> Tensor:
     """``tensor [batch or 1, head or 1, query, ...]`` at ``rows [batch, k]`` of its query axis."""
+    rows = rows.to(tensor.device)
     if bool((rows == rows[:1]).all()):
         return tensor.index_select(2, rows[0])
     tensor = tensor.expand(rows.shape[0], *tensor.shape[1:])
@@ -188,17 +188,24 @@ def _pick(tensor: Tensor, rows: Tensor) -> Tensor:
 
 
 def _additive(
-    mask: Tensor | None, module: nn.Module, query: Tensor, key: Tensor, kwargs: dict[str, Any]
+    mask: Tensor | None,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    kwargs: dict[str, Any],
+    rows: Tensor | None = None,
 ) -> Tensor | None:
-    """The eager mask (0 or the dtype's minimum) that says what sdpa's mask and ``is_causal`` say."""
+    """The eager mask (0 or the dtype's minimum) that says what sdpa's mask and ``is_causal`` say, for ``rows`` alone."""
     if mask is None:
         causal = kwargs.get("is_causal")
         causal = getattr(module, "is_causal", True) if causal is None else causal
         if query.shape[2] == 1 or not causal:
             return None
-        rows = torch.arange(query.shape[2], device=query.device)
+        wanted = torch.arange(query.shape[2], device=query.device)[None] if rows is None else rows.to(query.device)
         keys = torch.arange(key.shape[2], device=query.device)
-        mask = (rows[:, None] >= keys[None, :])[None, None]  # sdpa's is_causal is aligned at the upper left
+        mask = (wanted[:, :, None] >= keys)[:, None]  # sdpa's is_causal is aligned at the upper left
+    elif rows is not None:
+        mask = _pick(mask, rows)
     if mask.dtype != torch.bool:
         return mask
     zero = torch.zeros((), dtype=query.dtype, device=query.device)

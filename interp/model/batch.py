@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,6 +14,8 @@ from torch import Tensor
 
 from interp.edits.groups import Group, columns_of
 from interp.errors import BadAddress, BadInput
+
+_SHAPES_ONLY = frozenset({"attention_mask", "decoder_attention_mask", "position_ids", "cache_position"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +70,29 @@ class Batch:
             return self.mask
         return self.encoder_mask if stack == "encoder" else None
 
+    def key_mask(self, stack: str | None) -> Tensor | None:
+        """``[batch, pos]`` real tokens among a stack's keys: the encoder's for cross-attention, else those of its rows."""
+        return self.encoder_mask if stack is not None and stack.startswith("cross") else self.row_mask(stack)
+
+    @cached_property
+    def content_keys(self) -> Int[Tensor, " batch"]:
+        """``[batch]`` a 64-bit number per prompt that depends on what the model is given, and not on padding or order."""
+        return torch.tensor([self._content_key(row) for row in range(len(self))])
+
+    def _content_key(self, row: int) -> int:
+        digest = hashlib.blake2b(digest_size=8)
+        for name in sorted(self.inputs):
+            value = self.inputs[name]
+            if name in _SHAPES_ONLY or not isinstance(value, Tensor) or value.shape[:1] != (len(self),):
+                continue
+            own = value[row].detach().cpu()
+            for mask in (self.mask, self.encoder_mask):
+                if mask is not None and not own.is_floating_point() and own.shape == mask.shape[1:]:
+                    own = own[mask[row].cpu()]
+                    break
+            digest.update(f"{name}{list(own.shape)}".encode() + own.double().numpy().tobytes())
+        return int.from_bytes(digest.digest(), "little", signed=True)
+
     def columns(self, pos: Group, stack: str | None = None) -> Int[Tensor, "batch k"]:
         """``[batch, k]`` columns that ``pos`` means, in order.
 
@@ -74,7 +101,10 @@ class Batch:
         """
         mask = self.row_mask(stack)
         if isinstance(pos, Tensor) and pos.dtype != torch.bool:
-            columns_of(pos, self, self._width(stack), pos.device, mask=mask)  # refuses what lies outside
+            width = int(pos.max()) + 1 if mask is None and pos.numel() else self._width(stack)
+            columns_of(pos, self, width, pos.device, mask=mask)  # refuses what lies outside
+            if pos.shape[0] not in (1, len(self)):
+                raise BadAddress(f"Columns of shape {list(pos.shape)} were given, expected [batch={len(self)}, k].")
             return pos.expand(len(self), -1)
         if mask is None and isinstance(pos, int | slice):
             raise BadAddress(f"pos={pos!r} needs the number of positions of stack {stack!r}; give a LongTensor [batch, k].")
@@ -96,26 +126,34 @@ class Batch:
     def select(self, indices: Sequence[int] | Tensor | slice) -> Batch:
         """The prompts at ``indices``, in that order (repeats allowed); padding stays as it is."""
         index = torch.arange(len(self))[indices] if isinstance(indices, slice) else torch.as_tensor(indices)
-        index = index.long().to(self.mask.device)
+        if index.ndim != 1 or index.dtype == torch.bool or index.is_floating_point() or not index.numel():
+            raise BadInput(f"select: {indices!r}; expected a slice or a list of prompt indices that names at least one.")
+        if int(index.min()) < -len(self) or int(index.max()) >= len(self):
+            raise BadInput(f"select: prompts {int(index.min())} to {int(index.max())} of {len(self)}; they are 0 to {len(self) - 1}.")
+        index = (index.long() % len(self)).to(self.mask.device)
 
-        def pick(value: Any) -> Any:
-            if isinstance(value, Tensor) and value.ndim and value.shape[0] == len(self):
-                return value.index_select(0, index.to(value.device))
+        def pick(value: Any, axis: int = 0) -> Any:
+            if isinstance(value, Tensor) and value.ndim > axis and value.shape[axis] == len(self):
+                return value.index_select(axis, index.to(value.device))
             return value
+
+        def axis_of(name: str, value: Any) -> int:
+            return 1 if name == "position_ids" and isinstance(value, Tensor) and value.ndim == 3 else 0  # noqa: PLR2004
 
         loose = [
             name
             for name, value in self.inputs.items()
-            if isinstance(value, Tensor) and value.ndim and value.shape[0] != len(self) and name != "cache_position"
+            if isinstance(value, Tensor) and value.ndim and value.shape[axis_of(name, value)] != len(self)
+            and name != "cache_position"
         ]
-        if loose and len(self) > 1:
+        if loose and index.tolist() != list(range(len(self))):
             raise BadInput(
                 f"select: the inputs {loose} have no prompt axis (images packed one after the other), so prompts cannot "
                 "be taken apart; encode the chosen prompts again."
             )
         listed = index.tolist()
         return Batch(
-            inputs={name: pick(value) for name, value in self.inputs.items()},
+            inputs={name: pick(value, axis_of(name, value)) for name, value in self.inputs.items()},
             mask=pick(self.mask),
             ids=pick(self.ids),
             read_at=pick(self.read_at),

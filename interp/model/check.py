@@ -17,10 +17,12 @@ from interp.model.batch import Batch
 from interp.model.card import Ability, Card, Status
 from interp.model.handle import Model
 from interp.model.identities import stack_checks
-from interp.model.inputs import pad_id, position_ids
+from interp.model.inputs import output_embeddings, pad_id, position_ids
 from interp.model.probe import probe_inputs
+from interp.model.scopes import evaluating
 from interp.model.session import Session
 from interp.model.stacks import Stack
+from interp.model.unembedding import unembedding
 
 _HALVED = (Site.Q, Site.SCORES)  # zeroing would leave a softmax of equal numbers, halving is surely another pattern
 
@@ -59,6 +61,7 @@ class _Probe:
     refused: dict[str, dict[Site, str]] = field(default_factory=dict)
     abilities: dict[tuple[str, Site], Ability] = field(default_factory=dict)
     batch: Batch | None = None
+    kind: int = 0  # which of the candidate inputs ran
     plain: Tensor | None = None
     values: dict[tuple[str, Site], Tensor] = field(default_factory=dict)
 
@@ -72,7 +75,8 @@ class _Probe:
             for site in Site
             if stack.refusal(site, True) is None and not stack.family.packed
         ]
-        for inputs in probe_inputs(self.model, len(self.editable) + 1):
+        for number, inputs in enumerate(probe_inputs(self.model, 1)):
+            self.kind = number
             self.batch = self._as_batch(inputs)
             try:
                 self.plain = self._forward()
@@ -98,8 +102,6 @@ class _Probe:
         )
 
     def _forward(self, session: Session | None = None, batch: Batch | None = None) -> Tensor:
-        from interp.model.scopes import evaluating
-
         chosen = batch if batch is not None else self.batch
         assert chosen is not None
         with evaluating(self.model.hf):
@@ -178,12 +180,15 @@ class _Probe:
         rows = [(name, site) for name, site in self.editable if (name, site) in self.abilities]
         edits: list[Edit] = []
         for row, (name, site) in enumerate(rows, start=1):
-            factor = torch.ones(len(self.batch))
+            factor = torch.ones(len(rows) + 1)
             factor[row] = 0.5 if site in _HALVED else 0.0
             edits.append(scale(At(site, stack=name), factor, axes="batch"))
-        session = Session(self.model, self.batch, edits)
-        output = self._forward(session).float()
-        if output.shape[0] != len(self.batch):
+        batch = self._as_batch(probe_inputs(self.model, len(rows) + 1)[self.kind])
+        last = torch.full((len(batch), 1), batch.width - 1) if output_embeddings(self.model) is not None else None
+        session = Session(self.model, batch, edits)
+        with unembedding(self.model, last, []):
+            output = self._forward(session, batch).float()
+        if output.shape[0] != len(batch):
             self.outcome["an edit moves the output"] = "not checked: the output has no row per prompt"
             return
         size = float(output.abs().max())
@@ -219,7 +224,7 @@ class _Probe:
         if positions is not None:
             inputs["position_ids"] = positions
         if "decoder_input_ids" in self.batch.inputs:
-            inputs["decoder_input_ids"] = self.batch.inputs["decoder_input_ids"][:2]
+            inputs["decoder_input_ids"] = self.batch.inputs["decoder_input_ids"].expand(2, -1)
         try:
             output = self._forward(batch=replace(self.batch, inputs=inputs)).float()
         except Exception as error:  # a family that takes no mask, say

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -209,6 +209,7 @@ _ATTENTION_HOOKS: Mapping[Site, str] = {
 }
 
 
+@runtime_checkable
 class Reads(Protocol):
     """What a cache is made from: a run, which goes over what it read layer by layer."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from interp.errors import BadInput, LoadFailed, UnknownName
 from interp.model.card import Card
 from interp.model.check import check_behaviour, unchecked
 from interp.model.handle import Model
-from interp.model.stacks import find_stacks
+from interp.model.stacks import attempts, find_stacks
 from interp.names import unknown
 from interp.zoo import ZOO
 
@@ -71,14 +72,24 @@ def load(
             raise BadInput(f"load: {given} mean something only for a name or folder; a live model is taken as it is.")
         hf, tokenizer = _from_object(x, tokenizer)
         name = getattr(hf, "name_or_path", "") or type(hf).__name__
-    stacks = find_stacks(hf)
-    default = next(iter(stacks))
-    empty = Model(hf, tokenizer, processor, stacks, default, name, Card("", {}))
-    if check:
-        stacks, card = check_behaviour(empty)
-    else:
-        card = unchecked(empty)
-    return Model(hf, tokenizer, processor, stacks, default, name, card)
+    return _handle(hf, tokenizer, processor, name, check)
+
+
+def _handle(hf: PreTrainedModel, tokenizer: Any, processor: Any, name: str, check: bool) -> Model:
+    """The handle with the first row that behaves; of an unknown model type several rows may fit by structure."""
+    first: Model | None = None
+    for attempt in range(attempts(hf) if check else 1):
+        stacks = find_stacks(hf, attempt)
+        model = Model(hf, tokenizer, processor, stacks, next(iter(stacks)), name, Card("", {}))
+        if not check:
+            return replace(model, card=unchecked(model))
+        checked, card = check_behaviour(model)
+        model = replace(model, stacks=checked, card=card)
+        if not any(outcome.startswith("FAILS") for outcome in card.checks.values()):
+            return model
+        first = first or model
+    assert first is not None
+    return first
 
 
 def _from_object(x: Any, tokenizer: Any) -> tuple[PreTrainedModel, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from interp.model.handle import Model
 from interp.model.inputs import input_embeddings
 
-N_TOKENS = 6
+N_TOKENS = 4
 
 
 def probe_inputs(model: Model, rows: int) -> list[dict[str, Any]]:

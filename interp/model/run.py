@@ -17,8 +17,9 @@ from interp.model.finite import check_finite
 from interp.model.handle import Model
 from interp.model.inputs import output_embeddings
 from interp.model.reading import Reading
-from interp.model.scopes import evaluating, removing
+from interp.model.scopes import evaluating
 from interp.model.session import Session
+from interp.model.unembedding import unembedding
 from interp.model.views import Readings, at_door
 
 Metric = Callable[[Tensor, Batch], Tensor]
@@ -125,7 +126,7 @@ def run(
     plain = not (addresses or prepared or eager or with_graph)
     final: list[Tensor] = []
     with evaluating(model.hf), torch.set_grad_enabled(with_graph):
-        with _unembedding(model, positions, final):
+        with unembedding(model, positions, final):
             if plain:
                 output = model.hf(**batch.inputs)
             else:
@@ -238,32 +239,6 @@ def _positions(model: Model, batch: Batch, logits: Any) -> Tensor | None:
     if logits == "answers":
         return batch.read_at[:, None]
     raise BadInput(f"logits={logits!r}: expected 'all', 'last', 'answers' or columns [batch, k].")
-
-
-class _unembedding:  # noqa: N801 - used as a scope
-    """Inside, only ``positions`` reach the unembedding; its input is kept for the check of finite numbers."""
-
-    def __init__(self, model: Model, positions: Tensor | None, final: list[Tensor]) -> None:
-        self.head, self.positions, self.final = output_embeddings(model), positions, final
-
-    def __enter__(self) -> None:
-        self.scope = None
-        if self.head is not None:
-            self.scope = removing(self.head.register_forward_pre_hook(self.cut))
-            self.scope.__enter__()
-
-    def __exit__(self, *exception: Any) -> None:
-        if self.scope is not None:
-            self.scope.__exit__(None, None, None)
-
-    def cut(self, module: torch.nn.Module, args: tuple[Any, ...]) -> Any:
-        hidden = args[0]
-        self.final.append(hidden.detach())
-        if self.positions is None:
-            return None
-        index = self.positions.to(hidden.device)
-        rows = torch.arange(hidden.shape[0], device=hidden.device)[:, None]
-        return (hidden[rows, index], *args[1:])
 
 
 def _logits_of(output: Any) -> Tensor | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,7 @@ _ORDER = {
     )
 }
 _RESIDUAL = (Site.RESID_MID, Site.RESID_CROSS)
+_BETWEEN_PROMPTS = frozenset({"mean", "mean-self", "resample"})
 _ALIASED = frozenset(site for site in Site if not site.per_head)  # later in-place adds must not reach what was read
 
 
@@ -114,6 +116,11 @@ class Session:
             for at in edit.at:
                 stack, layers = self._resolve(at, edit=True)
                 self._edit_layers[(number, at)] = layers
+                if stack.family.packed and edit.name in _BETWEEN_PROMPTS:
+                    raise Unsupported(
+                        f"{edit} cannot be made on stack {stack.name!r}: it packs the rows of all images without a batch "
+                        "axis, so prompts cannot be told apart there. Use patch or noise, or edit stack 'text'."
+                    )
                 for layer in layers:
                     self._wish(stack, at.site, layer).edits.append((number, edit, at))
                 self._check_values(edit, at, stack, layers)
@@ -154,18 +161,36 @@ class Session:
     def _check_values(self, edit: Edit, at: At, stack: Stack, layers: tuple[int, ...]) -> None:
         for layer in layers:
             width = stack.width(at.site, layer) if at.site.per_head else None
-            sizes: dict[str, int] = {"layer": len(layers)}
+            sizes: dict[str, tuple[int, ...]] = {"layer": (len(layers),)}
             if width is not None:
-                sizes["head"] = len(at.heads) if at.heads is not None else width
+                sizes["head"] = (len(at.heads) if at.heads is not None else width,)
+            sizes |= stack.channels(at.site, layer)
             if self.batch is not None and not stack.family.packed:
-                sizes["batch"] = len(self.batch)
+                sizes |= self._lengths(at, stack)
             for value in edit.values:
                 value.check(at, sizes)
         if self.batch is not None:
-            mask = self.batch.row_mask(stack.name)
-            for group in (at.pos, *edit.groups):
-                if group is not None and (mask is not None or isinstance(group, Tensor | str)):
-                    columns_of(group, self.batch, self.batch.width, self.batch.mask.device, mask=mask)
+            rows, keys = self.batch.row_mask(stack.name), self.batch.key_mask(stack.name)
+            for group, mask in ((at.pos, rows), *((g, rows) for g in edit.rows), *((g, keys) for g in edit.groups)):
+                if mask is not None or isinstance(group, str):
+                    width = 0 if mask is None else mask.shape[1]
+                    columns_of(group, self.batch, width, self.batch.mask.device, mask=mask)
+
+    def _lengths(self, at: At, stack: Stack) -> dict[str, tuple[int, ...]]:
+        """Axis -> lengths that a value may have along it, for the axes that the batch knows."""
+        found: dict[str, tuple[int, ...]] = {"batch": tuple(dict.fromkeys((len(self.batch), 1)))}
+        rows, keys = self.batch.row_mask(stack.name), self.batch.key_mask(stack.name)
+        if rows is not None and not (stack.cross and at.site in (Site.K, Site.V)):
+            chosen: list[int] = []
+            if isinstance(at.pos, Tensor):
+                chosen = [at.pos.shape[1]]
+            elif at.pos is not None:
+                chosen = columns_of(at.pos, self.batch, rows.shape[1], rows.device, mask=rows).sum(-1).tolist()
+                chosen = chosen[:1] if len(set(chosen)) == 1 else []  # another number in each prompt: no one length fits
+            found["pos"] = found["query"] = tuple(dict.fromkeys((rows.shape[1], *chosen, 1)))
+        if keys is not None:
+            found["key"] = (keys.shape[1],)
+        return found
 
     def _watch(self, edit: Edit, at: At, layers: tuple[int, ...], read: At) -> None:
         stack, watched = self._resolve(read, edit=False)
@@ -386,7 +411,9 @@ class Session:
         name, site, layer = key
         axes = site.axes
         rows = self._rows(name, x.shape[axes.index("query" if "query" in axes else "pos")], x.device, keys, site)
-        factor = 1 if self.batch is None else max(1, x.shape[0] // len(self.batch))
+        prompts = torch.arange(x.shape[0], device=x.device)
+        if self.batch is not None:
+            prompts = prompts // max(1, x.shape[0] // len(self.batch))
         decode = rows >= self.prompt if self.prompt is not None else torch.zeros_like(rows, dtype=torch.bool)
         self._refuse_generated(edit, decode)
         heads, axis = at.heads, axes.index("head") if site.per_head else 0
@@ -405,8 +432,8 @@ class Session:
             row_mask=self._row_mask(name, rows),
             visible=visible,
             decode=decode,
-            prompts=torch.arange(x.shape[0], device=x.device) // factor,
-            seed_parts=(number,),
+            prompts=prompts,
+            seed_parts=(crc32(name.encode()), _ORDER[site], self._earlier(key, number)),
             reads=self.seen,
         )
         self.fired.add((number, name, site, layer))
@@ -420,6 +447,11 @@ class Session:
         if chosen is not None:
             made = torch.where(_row_shape(chosen, site, x.shape[0]), made, part)
         return made if index is None else x.index_copy(axis, index, made)
+
+    def _earlier(self, key: Key, number: int) -> int:
+        """How many edits of the same name come before this one at the same place."""
+        same = self.edits[number].name
+        return sum(other < number and edit.name == same for other, edit, _ in self.wishes[key].edits)
 
     def _refuse_generated(self, edit: Edit, decode: Tensor) -> None:
         if edit.prompt_only and edit.phase != "prefill" and bool(decode.any()):

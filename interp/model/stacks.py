@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -105,6 +105,16 @@ class Stack:
         """How many heads ``site`` has at ``layer``: KV heads at K and V, query heads elsewhere."""
         return self.n_kv_heads(layer) if site in (Site.K, Site.V) else self.n_heads(layer)
 
+    def channels(self, site: Site, layer: int) -> dict[str, tuple[int, ...]]:
+        """Axis -> its one length, for the last axis of ``site``'s tensor where the projection tells it."""
+        found = self.layers[layer]
+        if found is None or self.family.packed:
+            return {}
+        if site is Site.Z:
+            return {"d_head": (found.d_head,)}
+        width = getattr(found.out, "out_features", getattr(found.out, "nf", None))
+        return {"d_model": (width,)} if isinstance(width, int) else {}
+
     def layers_of(self, at: At) -> tuple[int, ...]:
         """The block indices that ``at`` addresses, checked.
 
@@ -198,8 +208,12 @@ def _at(block: nn.Module, path: str) -> nn.Module:
     return found
 
 
-def find_stacks(hf: PreTrainedModel) -> dict[str, Stack]:
+def find_stacks(hf: PreTrainedModel, attempt: int = 0) -> dict[str, Stack]:
     """Every stack of ``hf`` by name, the one that makes the logits first.
+
+    Args:
+        hf: the model.
+        attempt: which of the rows that fit by structure is taken, for model types that the table does not have.
 
     Raises:
         LoadFailed: no list of transformer blocks is understood.
@@ -214,7 +228,9 @@ def find_stacks(hf: PreTrainedModel) -> dict[str, Stack]:
             "that holds the blocks."
         )
     stacks: dict[str, Stack] = {}
-    for blocks in found:
+    for first in found:
+        rows = (first.family, *first.others)
+        blocks = replace(first, family=rows[min(attempt, len(rows) - 1)])
         stack = _stack(blocks)
         stacks[stack.name] = stack
         if blocks.family.cross:
@@ -222,6 +238,11 @@ def find_stacks(hf: PreTrainedModel) -> dict[str, Stack]:
             stacks[name] = _stack(blocks, cross=name)
     order = sorted(stacks, key=lambda name: (not name.startswith(("text", "decoder")), list(stacks).index(name)))
     return {name: stacks[name] for name in order}
+
+
+def attempts(hf: PreTrainedModel) -> int:
+    """How many rows can be tried: 1 for known model types, more where several fit an unknown one by structure."""
+    return max((1 + len(blocks.others) for blocks in find_blocks(hf)), default=1)
 
 
 def _stack(blocks: Blocks, cross: str | None = None) -> Stack:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from interp.address import At, Site
 from interp.errors import BadAddress, BadInput
+from interp.model.lens import rotates
 from interp.model.reading import Reading, select
 from interp.model.stacks import Stack, named_stack
 
@@ -23,8 +24,7 @@ def at_door(item: At | Site | str, model: Any) -> At:
     """
     at = At.parse(item)
     if isinstance(item, str) and item.endswith(("hook_q", "hook_k")):
-        config = named_stack(model.stacks, model.default_stack, at.stack).config
-        if getattr(config, "rope_parameters", None) or getattr(config, "rotary_dim", None):
+        if rotates(named_stack(model.stacks, model.default_stack, at.stack).config):
             raise BadAddress(
                 f"{item!r} names the tensor before the rotary embedding, which is not offered; Site.{at.site.name} is after "
                 f"it, as {item.replace('hook_', 'hook_rot_')!r}."
@@ -75,7 +75,7 @@ class Readings:
         layers = at.layers if at.layers is not None else (reading.layers if own.layers is None else None)
         if layers is None or not set(layers) <= set(reading.layers):
             return None
-        heads = self._heads(own, at)
+        heads = self._heads(reading, at, layers)
         columns = self._columns(reading, at)
         if heads is False or columns is False:
             return None
@@ -90,14 +90,19 @@ class Readings:
         return torch.stack(parts)
 
     def _same_stack(self, reading: Reading, stack: str | None) -> bool:
-        return stack in (reading.stack, reading.at.stack)
+        return (stack or self.batch.default_stack) == reading.stack
 
-    def _heads(self, own: At, at: At) -> Sequence[int] | bool:
+    def _heads(self, reading: Reading, at: At, layers: Sequence[int]) -> Sequence[int] | bool:
         """Where the asked heads are among those read; ``True`` for all of them, ``False`` where some are missing."""
+        own = reading.at
         if own.heads == at.heads:
             return ()
         if own.heads is None:
-            return at.heads or ()
+            if at.heads is None:
+                return ()
+            axis = own.site.axes.index("head")
+            narrowest = min(reading.values[layer].shape[axis] for layer in layers)
+            return at.heads if 0 <= min(at.heads) and max(at.heads) < narrowest else False
         if at.heads is None or not set(at.heads) <= set(own.heads):
             return False
         return [own.heads.index(head) for head in at.heads]

@@ -1,3 +1,133 @@
-"""Small models inside the package (being written)."""
+"""Small models whose circuits are known: two trained ones and one whose weights were worked out on paper.
+
+``ZOO`` is data and costs no import of torch. ``interp.load(name)`` loads any of them.
+"""
+
 from __future__ import annotations
-ZOO: dict = {}
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
+
+from interp.errors import BadInput
+from interp.names import lookup
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True)
+class ZooModel:
+    """One model: what it is, where its files are (``None`` where it is built by code), and what is known of it.
+
+    ``checkpoints`` are the steps at which training was saved, the last one excluded: that is the model itself.
+    ``heads`` maps a role to the heads that have it, as ``L1.H0``.
+    """
+
+    name: str
+    description: str
+    folder: str | None
+    last_step: int | None
+    checkpoints: tuple[int, ...]
+    heads: Mapping[str, tuple[str, ...]]
+    known: str
+
+
+class Checkpoint(NamedTuple):
+    """A moment of training: the number of steps done, and a folder that ``interp.load`` reads."""
+
+    step: int
+    path: Path
+
+
+ZOO: Mapping[str, ZooModel] = MappingProxyType(
+    {
+        "induction": ZooModel(
+            name="induction",
+            description="2-layer GPT-2 of 417 English words, trained on repeats by its task loss alone",
+            folder="induction",
+            last_step=4000,
+            checkpoints=(0, 300, 500, 600, 700, 800, 900, 1000, 1250, 1750, 2500),
+            heads=MappingProxyType({"previous_token": ("L0.H0",), "induction": ("L1.H0",)}),
+            known="one induction head fed by one soft previous-token head; no head was supervised",
+        ),
+        "induction-planted": ZooModel(
+            name="induction-planted",
+            description="the same network with its previous-token and induction heads supervised (ground truth)",
+            folder="induction_planted",
+            last_step=1800,
+            checkpoints=(),
+            heads=MappingProxyType({"previous_token": ("L0.H0",), "induction": ("L1.H0",)}),
+            known="L0.H0 and L1.H0 were trained to be what they are; the others joined as they liked",
+        ),
+        "handmade": ZooModel(
+            name="handmade",
+            description="2-layer GPT-2 with weights worked out on paper: every pattern, path and logit known exactly",
+            folder=None,
+            last_step=None,
+            checkpoints=(),
+            heads=MappingProxyType(
+                {
+                    "previous_token": ("L0.H0",),
+                    "duplicate_token": ("L0.H1",),
+                    "induction": ("L1.H0",),
+                    "nothing": ("L1.H1",),
+                }
+            ),
+            known="only L0.H0 -> L1.H0 reaches the logits; L0.H1 writes where nobody reads, L1.H1 writes nothing",
+        ),
+    }
+)
+
+
+def path(name: str) -> Path:
+    """The folder with a model's Hugging Face files (config, weights as safetensors, tokenizer) and its card.
+
+    Raises:
+        UnknownName: no such model.
+        BadInput: the model has no folder because code builds it.
+
+    Example:
+        >>> path("induction").name
+        'induction'
+    """
+    folder = lookup(name, ZOO, "zoo model").folder
+    if folder is None:
+        raise BadInput(f"The zoo model {name!r} has no folder, it is built by code: use interp.zoo.build({name!r}).")
+    return Path(__file__).parent / folder
+
+
+def checkpoints(name: str) -> tuple[Checkpoint, ...]:
+    """The moments of training that were kept, first to last; the last is the model itself.
+
+    Earlier weights are stored in half precision and load as float32. Empty for models that kept none.
+
+    Raises:
+        UnknownName: no such model.
+
+    Example:
+        >>> checkpoints("induction")[0].step, checkpoints("induction")[-1].path == path("induction")
+        (0, True)
+    """
+    model = lookup(name, ZOO, "zoo model")
+    if not model.checkpoints or model.last_step is None:
+        return ()
+    folder = path(name)
+    kept = [Checkpoint(step, folder / "checkpoints" / f"step-{step:05d}") for step in model.checkpoints]
+    return (*kept, Checkpoint(model.last_step, folder))
+
+
+def build(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A zoo model that code builds: the Hugging Face model in evaluation mode, and its tokenizer.
+
+    Raises:
+        UnknownName: no such model.
+        BadInput: the model is stored in a folder.
+    """
+    if lookup(name, ZOO, "zoo model").folder is not None:
+        raise BadInput(f"The zoo model {name!r} is stored, not built: load interp.zoo.path({name!r}).")
+    from interp.zoo import handmade
+
+    return handmade.build()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,7 +14,8 @@ from interp.zoo.words import BOS, PAD, vocabulary
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
 
-COPY_SCALE = {"composition": 0.1, "mimetic": 0.05}  # of a head's output weights, where they are the transposed values
+COPY_SCALE = 0.05  # of a head's output weights, where they are its transposed values
+CHANNEL_SCALE = 0.1  # of the output weights of head 0.0 into the channel
 SLOWEST, FASTEST = 0.05, 3.0  # radians per position of the positional waves
 
 
@@ -54,19 +55,21 @@ def _lay_composition(network: GPT2LMHeadModel, recipe: Recipe, generator: torch.
     Three orthogonal subspaces of the residual stream, each as wide as a head: ``place`` holds the position
     embeddings, slow to fast waves; ``content`` is what head 0.0 copies and what head 1.0's queries read; ``channel``
     is where head 0.0 writes and what head 1.0's keys read. Head 0.0's queries equal its keys, so at the start it
-    attends to its own position most, not to the previous one, and no head has an induction pattern. All other
-    heads are as GPT-2 initialises them.
+    attends to its own position most, not to the previous one, and no head has an induction pattern. The heads of
+    layer 1 copy faintly what they attend to. All other weights are as GPT-2 draws them.
     """
     width = recipe.width // recipe.heads
-    axes = torch.linalg.qr(torch.randn(recipe.width, recipe.width, generator=generator))[0]
+    axes = _subspace(recipe.width, recipe.width, generator)
     place, content, channel = axes[:, :width], axes[:, width : 2 * width], axes[:, 2 * width : 3 * width]
     body = network.transformer
     body.wpe.weight.copy_(_waves(recipe, network.config.initializer_range) @ place.T)
     body.wte.weight.sub_(body.wte.weight @ channel @ channel.T)
     first, second = body.h[0].attn, body.h[1].attn
     _set_head(first.c_attn.weight, 0, query=place, key=place, value=content)
-    first.c_proj.weight[:width] = COPY_SCALE["composition"] * channel.T
+    first.c_proj.weight[:width] = CHANNEL_SCALE * channel.T
     _set_head(second.c_attn.weight, 0, query=content, key=channel)
+    for head in range(recipe.heads):
+        _make_copying(second, head, recipe, generator)
 
 
 def _make_mimetic(network: GPT2LMHeadModel, recipe: Recipe, generator: torch.Generator) -> None:
@@ -74,12 +77,20 @@ def _make_mimetic(network: GPT2LMHeadModel, recipe: Recipe, generator: torch.Gen
     width = recipe.width // recipe.heads
     for block in network.transformer.h:
         for head in range(recipe.heads):
-            compared, copied = (
-                torch.linalg.qr(torch.randn(recipe.width, width, generator=generator))[0] for _ in range(2)
-            )
-            _set_head(block.attn.c_attn.weight, head, query=compared, key=compared, value=copied)
-            rows = slice(head * width, (head + 1) * width)
-            block.attn.c_proj.weight[rows] = COPY_SCALE["mimetic"] * copied.T
+            compared = _subspace(recipe.width, width, generator)
+            _set_head(block.attn.c_attn.weight, head, query=compared, key=compared)
+            _make_copying(block.attn, head, recipe, generator)
+
+
+def _make_copying(attention: Any, head: int, recipe: Recipe, generator: torch.Generator) -> None:
+    width = recipe.width // recipe.heads
+    copied = _subspace(recipe.width, width, generator)
+    _set_head(attention.c_attn.weight, head, value=copied)
+    attention.c_proj.weight[head * width : (head + 1) * width] = COPY_SCALE * copied.T
+
+
+def _subspace(size: int, width: int, generator: torch.Generator) -> Tensor:
+    return torch.linalg.qr(torch.randn(size, width, generator=generator))[0]
 
 
 def _waves(recipe: Recipe, scale: float) -> Tensor:

@@ -1,7 +1,8 @@
-"""The vocabulary of the zoo's trained models: 395 common English words, comma and full stop."""
+"""The vocabulary of the zoo's models: common English words, comma and full stop, and the tokenizer over them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,38 +42,39 @@ WORDS = tuple(
 )
 
 
-def vocabulary() -> dict[str, int]:
-    """Token -> id: ``<bos> <pad> <unk>`` are 0, 1 and 2, the words follow in the order of ``WORDS``.
+def vocabulary(words: Sequence[str] = WORDS) -> dict[str, int]:
+    """Token -> id: ``<bos> <pad> <unk>`` are 0, 1 and 2, the words follow in their order.
 
     Example:
         >>> vocabulary()["<bos>"], vocabulary()["the"]
         (0, 5)
     """
-    return {token: index for index, token in enumerate((*SPECIAL, *WORDS))}
+    return {token: index for index, token in enumerate((*SPECIAL, *words))}
 
 
-def build_tokenizer(*, context: int) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer over ``vocabulary()``: splits at spaces and around punctuation, folds case, puts
+def build_tokenizer(words: Sequence[str] = WORDS, *, context: int) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer over ``vocabulary(words)``: splits at spaces and around punctuation, folds case, puts
     ``<bos>`` first, and reads every other word as ``<unk>``.
 
     Args:
+        words: the ordinary words, in the order of their ids.
         context: the model's number of positions, written into the tokenizer as its ``model_max_length``.
 
     Example:
-        >>> build_tokenizer(context=128)("The cat slept.").input_ids
-        [0, 5, 200, 99, 3]
+        >>> build_tokenizer(["cat", "the"], context=32)("The cat").input_ids
+        [0, 4, 3]
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    words = vocabulary()
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token=UNK))
+    ids = vocabulary(words)
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNK))
     tokenizer.normalizer = normalizers.Lowercase()  # type: ignore[assignment]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
     )
     tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
-        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, words[BOS])]
+        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, ids[BOS])]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -163,7 +164,7 @@ def test_run_as_json_prints_json_and_nothing_else(tmp_path: Path) -> None:
 def test_run_prints_the_top_the_answer_and_the_report_and_progress_only_beside(tmp_path: Path) -> None:
     where = str(tmp_path / "run")
     code, out, error = call("run", "induction", *SMALL, "--out", where)
-    assert code == 0 and "L0.H0" in out and out.rstrip().endswith(f"{where}/report.html")
+    assert code == 0 and re.search(r"^L\d\.H\d ", out, re.MULTILINE) and out.rstrip().endswith(f"{where}/report.html")
     assert "Without each head" in error and "Without each head" not in out
     code, again, error = call("run", "induction", *SMALL, "--out", where, "--quiet")
     assert code == 0 and "finished before" in again and error == ""

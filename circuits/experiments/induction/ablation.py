@@ -52,7 +52,7 @@ class Replacement:
         for chunk in self.job.reference.chunks(self.job.config.batch_size):
             reads = [At(Site.Z, layer=layer) for layer, width in enumerate(self.job.widths) if width]
             run = interp.run(self.job.model, self.job.batch(chunk), read=reads, logits="last")
-            parts = [run[at].double().sum(0).cpu() for at in reads]
+            parts = [run[at].cpu().double().sum(0) for at in reads]
             sums = parts if not sums else [total + part for total, part in zip(sums, parts, strict=True)]
         means = iter(total / len(self.job.reference) for total in sums)
         return [next(means).float() if width else torch.empty(0) for width in self.job.widths]

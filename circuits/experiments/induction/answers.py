@@ -91,16 +91,3 @@ def measure(logits: Float[Tensor, "batch pos vocab"], answers: Answers) -> dict[
         "loss": (total - own[..., 0]).mean(-1).cpu().numpy(),
         "difference": difference.mean(1).cpu().numpy(),
     }
-
-
-def token_losses(
-    logits: Float[Tensor, "batch pos vocab"], ids: Int[Tensor, "batch pos"]
-) -> Float[Tensor, "batch predicted"]:
-    """The loss of every token but the first, in nats: entry j is the loss of the token at column j + 1.
-
-    Args:
-        logits: at every column.
-        ids: the tokens.
-    """
-    log_probabilities = torch.log_softmax(logits[:, :-1].float(), dim=-1)
-    return -log_probabilities.gather(-1, ids[:, 1:, None].to(logits.device))[..., 0]

@@ -75,8 +75,8 @@ class Group:
 
     @property
     def label(self) -> str:
-        """Name and heads."""
-        return f"{self.name}: {named(self.heads)}"
+        """Name and heads, short enough for an axis."""
+        return f"{self.name} ({named(self.heads, 3)})"
 
     def stands_out(self, level: float = 0.05) -> bool | None:
         """Whether its effect is above zero and passes the matched-random-head null; ``None`` where there are too few
@@ -254,4 +254,4 @@ def adjusted_for_each_other(groups: Sequence[Group]) -> list[Group]:
 def named(heads: Sequence[Head], most: int = 8) -> str:
     """Heads as text, the first ``most`` of them."""
     text = ", ".join(str(head) for head in heads[:most])
-    return text if len(heads) <= most else f"{text} and {len(heads) - most} more"
+    return text if len(heads) <= most else f"{text} + {len(heads) - most}"

@@ -11,7 +11,7 @@ import numpy as np
 from circuits.experiments.induction.job import Job
 from circuits.experiments.induction.prompts import Repeated, natural_prompts
 from circuits.experiments.induction.reading import Losses, losses_of, tokens_of
-from circuits.experiments.induction.scoring import scores_of
+from circuits.experiments.induction.scoring import of_the_prompts, scores_of
 from circuits.progress import Silent
 from interp.results import HeadScores
 
@@ -43,6 +43,7 @@ def natural(job: Job) -> tuple[Natural | None, list[str]]:
     prompts, notes = natural_prompts(job.model, job.config.texts)
     if not prompts:
         return None, notes
+    names = of_the_prompts(job.config.scores)
     quiet = dataclasses.replace(job, progress=Silent())
     tokens, losses, parts = [], [], []
     with job.progress.stage("Natural text", len(prompts)) as done:
@@ -50,12 +51,12 @@ def natural(job: Job) -> tuple[Natural | None, list[str]]:
             purpose = f"natural text {number}"
             tokens.append(tokens_of(job, prompt))
             losses.append(losses_of(quiet, prompt, purpose))
-            parts.append(scores_of(quiet, prompt, job.config.scores, purpose))
+            parts.append(scores_of(quiet, prompt, names, purpose))
             done()
     scores = {
         name: HeadScores.from_array(
             np.concatenate([part[name].samples for part in parts]), name=name, quantity="score", sample_axis="prompt"
         )
-        for name in job.config.scores
+        for name in names
     }
     return Natural(prompts, tokens, losses, scores), notes

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from circuits.units import fingerprint_of
 from interp.errors import BadInput
+from interp.scores.prompts import ordinary_tokens, start_token
 
 if TYPE_CHECKING:
     from interp.model.load import Model
@@ -81,13 +82,13 @@ def random_prompts(model: Model, *, n: int, segment: int, seed: int, purpose: st
     """
     start = start_token(model)
     candidates = np.setdiff1d(token_candidates(model), [] if start is None else [start])
-    if len(candidates) < segment + 1:
+    if len(candidates) < segment:
         raise BadInput(
             f"segment={segment}: the vocabulary has {len(candidates)} ordinary tokens, too few for {segment} distinct "
-            f"ones; at most segment={len(candidates) - 1} works."
+            f"ones; at most segment={len(candidates)} works."
         )
     length = 2 * segment + (start is not None)
-    check_length(model, length, f"segment={segment}")
+    check_length(model, length, segment)
     rows = []
     for number in range(n):
         generator = np.random.default_rng([seed, int(fingerprint_of(purpose), 16) % 2**32, number])
@@ -127,35 +128,10 @@ def natural_prompts(model: Model, texts: Sequence[str]) -> tuple[list[Repeated],
 
 
 def token_candidates(model: Model) -> np.ndarray:
-    """Ids of the ordinary tokens: not special, not added later, not a lone byte, and inside the embedding."""
-    width = vocabulary(model)
-    tokenizer = model.tokenizer
-    if tokenizer is None:
-        return np.arange(width)
-    left_out = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
-    return np.array(
-        sorted(
-            number
-            for token, number in tokenizer.get_vocab().items()
-            if number < width and number not in left_out and not _BYTE_TOKEN.fullmatch(token)
-        )
-    )
-
-
-def vocabulary(model: Model) -> int:
-    """How many ids the embedding has."""
-    embedding: Any = model.hf.get_input_embeddings()
-    return int(embedding.num_embeddings)
-
-
-def start_token(model: Model) -> int | None:
-    """The id put before every prompt: BOS, else EOS, else none."""
-    config: Any = model.hf.config
-    for owner, name in ((model.tokenizer, "bos_token_id"), (model.tokenizer, "eos_token_id"), (config, "bos_token_id")):
-        found = getattr(owner, name, None)
-        if isinstance(found, int) and found < vocabulary(model):
-            return found
-    return None
+    """Ids of the ordinary tokens that are not lone bytes, in order."""
+    ids = ordinary_tokens(model)
+    texts = model.tokenizer.convert_ids_to_tokens(ids) if model.tokenizer is not None else [""] * len(ids)
+    return np.array([number for number, text in zip(ids, texts, strict=True) if not _BYTE_TOKEN.fullmatch(text)])
 
 
 def context_length(model: Model) -> int:
@@ -166,13 +142,13 @@ def context_length(model: Model) -> int:
     return int(found) if isinstance(found, int) and found > 0 else 2**20
 
 
-def check_length(model: Model, length: int, what: str) -> None:
-    """Refuses prompts longer than the context."""
+def check_length(model: Model, length: int, segment: int) -> None:
+    """Refuses prompts of ``length`` tokens that are longer than the context."""
     limit = context_length(model)
     if length > limit:
         raise BadInput(
-            f"{what} makes prompts of {length} tokens; the model's context holds {limit}. "
-            f"At most segment={(limit - 1) // 2} works."
+            f"segment={segment} makes prompts of {length} tokens; the model's context holds {limit}. "
+            f"At most segment={segment - (length - limit + 1) // 2} works."
         )
 
 

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 import interp
-from circuits.experiments.induction.answers import token_losses
 from circuits.experiments.induction.job import Job
 from circuits.experiments.induction.prompts import Repeated
 from circuits.units import Arrays
 from interp.address import At, Head, Site
+from interp.metrics import token_losses
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +54,10 @@ def split_losses(by_token: np.ndarray, prompts: Repeated) -> Losses:
 
 
 def _losses(job: Job, prompts: Repeated) -> Arrays:
-    logits = interp.run(job.model, job.batch(prompts)).logits
+    batch = job.batch(prompts)
+    logits = interp.run(job.model, batch).logits
     assert logits is not None, "a decoder gives logits"
-    return {"by_token": token_losses(logits, torch.from_numpy(prompts.ids)).cpu().numpy()}
+    return {"by_token": token_losses(logits, batch)[:, :-1].cpu().numpy()}
 
 
 def attention_of(job: Job, prompts: Repeated, heads: Sequence[Head]) -> np.ndarray:

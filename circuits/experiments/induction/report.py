@@ -9,7 +9,7 @@ import numpy as np
 
 from circuits.experiments.induction import figures as draw
 from circuits.experiments.induction.conclusion import QUESTION, Conclusion
-from circuits.experiments.induction.findings import Findings
+from circuits.experiments.induction.findings import Findings, Group, named
 from circuits.experiments.induction.job import Job
 from circuits.experiments.induction.reading import attention_of, tokens_of
 from interp.address import Head
@@ -95,7 +95,7 @@ def _without_several(findings: Findings, drawn: dict[str, go.Figure]) -> Section
     if not findings.groups:
         return None
     drawn["sets"] = draw.sets_against_random(findings.groups, findings.confidence)
-    told = "\n\n".join(f"{group.label}. {group.matched} Rise of the loss: {group.null}" for group in findings.groups)
+    told = "\n\n".join(_told(group) for group in findings.groups)
     return Section(
         "Without several, against random heads",
         "The sets were chosen on one half of the prompts and are judged here on the other half. A random set has as "
@@ -108,6 +108,14 @@ def _without_several(findings: Findings, drawn: dict[str, go.Figure]) -> Section
             )
         ],
     )
+
+
+def _told(group: Group) -> str:
+    adjusted = (
+        "" if group.adjusted is None else f" After Benjamini-Hochberg over the sets p = {numeral(group.adjusted)}."
+    )
+    heads = f"{group.name.capitalize()}: {named(group.heads, most=16)}"
+    return f"{heads}. {group.matched} Rise of the loss: {group.null}{adjusted}"
 
 
 def _scores(findings: Findings, drawn: dict[str, go.Figure]) -> Section:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from circuits.experiments.induction.answers import Answers
     from interp.model.handle import Model
 
+CHOOSING = ("induction", "previous_token")  # scores that sets of heads are chosen by
 FEWEST_REFERENCES = 8  # prompts that a mean is taken over at least
 
 
@@ -97,7 +98,7 @@ def refuse_unless_causal(job: Job) -> None:
 def find(job: Job) -> Findings:
     """Every number of the experiment, stage by stage."""
     config, replacement = job.config, Replacement(job)
-    chosen_by = scores_of(job, job.selection, config.scores, "selection")
+    chosen_by = scores_of(job, job.selection, [name for name in CHOOSING if name in config.scores], "selection")
     scores = scores_of(job, job.evaluation, config.scores, "evaluation")
     losses = losses_of(job, job.evaluation, "evaluation")
     offsets = offset_profile(job)

@@ -11,6 +11,7 @@ from circuits.experiments.induction.job import Job
 from circuits.experiments.induction.prompts import Repeated
 from circuits.units import Arrays
 from interp.results import HeadScores
+from interp.scores import SCORES
 
 
 def scores_of(job: Job, prompts: Repeated, names: Sequence[str], purpose: str) -> dict[str, HeadScores]:
@@ -35,9 +36,22 @@ def scores_of(job: Job, prompts: Repeated, names: Sequence[str], purpose: str) -
     return {name: _table(name, np.concatenate([part[name] for part in parts])) for name in names}
 
 
+def of_the_prompts(names: Sequence[str]) -> list[str]:
+    """Those of ``names`` that are measured on the prompts given, not on random tokens of their own."""
+    return [name for name in names if SCORES[name].needs == "pattern"]
+
+
 def _scores(job: Job, prompts: Repeated, names: Sequence[str]) -> Arrays:
-    found = interp.score(job.model, job.batch(prompts), list(names))
-    return {name: np.asarray(found[name].per_prompt) for name in names}
+    batch = job.batch(prompts)
+    theirs = of_the_prompts(names)
+    found = (
+        {name: scores.per_prompt for name, scores in interp.score(job.model, batch, theirs).items()} if theirs else {}
+    )
+    for name in names:
+        if name not in found:  # these unembed every head at every position: one prompt at a time keeps that small
+            parts = [interp.score(job.model, batch.select([row]), name)[name].per_prompt for row in range(len(prompts))]
+            found[name] = np.concatenate(parts)
+    return {name: np.asarray(found[name]) for name in names}
 
 
 def _table(name: str, samples: np.ndarray) -> HeadScores:

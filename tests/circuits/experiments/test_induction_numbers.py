@@ -19,7 +19,7 @@ from circuits.experiments.induction.ablation import (
     without_moving_patterns,
     without_sets,
 )
-from circuits.experiments.induction.answers import assign_answers, measure, second_copy_columns, token_losses
+from circuits.experiments.induction.answers import assign_answers, measure, second_copy_columns
 from circuits.experiments.induction.job import Job, head_grid
 from circuits.experiments.induction.offsets import OFFSETS, offset_profile
 from circuits.experiments.induction.prompts import Repeated, natural_prompts, random_prompts
@@ -67,7 +67,7 @@ def plain_logits(plain: transformers.PreTrainedModel, prompts: Repeated) -> torc
 def plain_second_loss(logits: torch.Tensor, prompts: Repeated) -> np.ndarray:
     """By the library's own cross-entropy, prompt by prompt."""
     ids = torch.from_numpy(prompts.ids)
-    first = 1 + prompts.segment + 1  # start token, first copy, first token of the second
+    first = prompts.start + prompts.segment + 1  # start token, first copy, first token of the second
     return np.array(
         [
             float(torch.nn.functional.cross_entropy(row[first - 1 : -1], own[first:]))
@@ -79,12 +79,21 @@ def plain_second_loss(logits: torch.Tensor, prompts: Repeated) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------- prompts
 
 
-def test_prompts_are_a_start_token_and_distinct_tokens_twice(job: Job) -> None:
+def test_prompts_are_distinct_tokens_twice(job: Job) -> None:
+    """Without a tokenizer there is no start token, and the first token is predicted by nothing."""
     ids = job.evaluation.ids
-    assert ids.shape == (4, 17) and (ids[:, 0] == 0).all()
-    assert (ids[:, 1:9] == ids[:, 9:]).all()
-    assert all(len(set(row[1:9])) == 8 and 0 not in row[1:] for row in ids.tolist())
-    assert job.evaluation.first == slice(1, 9) and job.evaluation.second == slice(10, 17)
+    assert ids.shape == (4, 16) and (ids[:, :8] == ids[:, 8:]).all()
+    assert all(len(set(row[:8])) == 8 for row in ids.tolist())
+    assert job.evaluation.first == slice(1, 8) and job.evaluation.second == slice(9, 16)
+
+
+def test_a_start_token_stands_in_front_and_nowhere_else() -> None:
+    model = interp.load("induction", check=False)
+    prompts = random_prompts(model, n=3, segment=20, seed=0, purpose="x")
+    assert prompts.ids.shape == (3, 41) and (prompts.ids[:, 0] == model.tokenizer.bos_token_id).all()
+    assert (prompts.ids[:, 1:21] == prompts.ids[:, 21:]).all()
+    assert not set(prompts.ids[:, 1:].ravel().tolist()) & set(model.tokenizer.all_special_ids)
+    assert prompts.first == slice(1, 21) and prompts.second == slice(22, 41)
 
 
 def test_a_prompt_depends_on_its_number_and_purpose_alone(job: Job) -> None:
@@ -95,10 +104,10 @@ def test_a_prompt_depends_on_its_number_and_purpose_alone(job: Job) -> None:
 
 
 def test_too_long_or_too_many_tokens_are_refused_with_what_would_work(job: Job) -> None:
-    with pytest.raises(BadInput, match=r"context holds 40\. At most segment=19 works"):
-        random_prompts(job.model, n=1, segment=20, seed=0, purpose="x")
-    with pytest.raises(BadInput, match="too few for 50 distinct ones; at most segment=48"):
-        random_prompts(job.model, n=1, segment=50, seed=0, purpose="x")
+    with pytest.raises(BadInput, match=r"context holds 40\. At most segment=20 works"):
+        random_prompts(job.model, n=1, segment=21, seed=0, purpose="x")
+    with pytest.raises(BadInput, match="too few for 51 distinct ones; at most segment=50"):
+        random_prompts(job.model, n=1, segment=51, seed=0, purpose="x")
 
 
 def test_unknown_words_of_natural_text_are_dropped_and_told() -> None:
@@ -119,7 +128,7 @@ def test_losses_are_the_library_s_cross_entropy(job: Job, plain: transformers.Pr
     for number in range(4):
         expected = torch.nn.functional.cross_entropy(logits[number, :-1], ids[number, 1:], reduction="none")
         np.testing.assert_allclose(losses.by_token[number], expected.numpy(), rtol=1e-5)
-        np.testing.assert_allclose(losses.first[number], expected[:8].mean(), rtol=1e-5)
+        np.testing.assert_allclose(losses.first[number], expected[:7].mean(), rtol=1e-5)
     np.testing.assert_allclose(losses.second, plain_second_loss(logits, job.evaluation), rtol=1e-5)
 
 
@@ -149,12 +158,6 @@ def test_reassigned_answers_are_pairs_of_other_prompts(job: Job) -> None:
         wrong = [rows.index(row) for row in answers.wrong[..., draw].tolist()]
         assert sorted(right) == [0, 1, 2, 3] and all(right[i] != i for i in range(4))
         assert wrong == [partner[source] for source in right]
-
-
-def test_token_losses_by_hand() -> None:
-    logits = torch.tensor([[[0.0, 0.0], [np.log(3.0), 0.0], [9.0, 9.0]]])
-    found = token_losses(logits, torch.tensor([[0, 1, 0]]))
-    np.testing.assert_allclose(found.numpy(), [[np.log(2), np.log(4 / 3)]], rtol=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------------- ablation
@@ -257,7 +260,7 @@ def test_offsets_are_the_library_s_own_attention(job: Job, plain: transformers.P
         maps = plain(torch.from_numpy(job.selection.ids[:2]), output_attentions=True).attentions
     plain.set_attn_implementation("sdpa")
     assert found.shape == (2, 2, 3, len(OFFSETS))
-    queries = range(9, 16)  # the second copy but for its last token
+    queries = range(8, 15)  # the second copy but for its last token
     for place, offset in enumerate(OFFSETS):
         for layer in range(2):
             pairs = [(query, query - 8 + offset) for query in queries if 0 <= query - 8 + offset <= query]
@@ -267,7 +270,7 @@ def test_offsets_are_the_library_s_own_attention(job: Job, plain: transformers.P
 
 def test_second_copy_columns_predict_the_second_copy(job: Job) -> None:
     columns = second_copy_columns(job.evaluation)
-    assert columns.shape == (4, 7) and columns[0].tolist() == list(range(9, 16))
+    assert columns.shape == (4, 7) and columns[0].tolist() == list(range(8, 15))
 
 
 def test_head_grid_leaves_nan_where_no_head_is() -> None:

@@ -1,0 +1,5 @@
+"""The run-time checker of annotations in `make check`: beartype, with ints accepted where floats are annotated (PEP 484)."""
+
+from beartype import BeartypeConf, beartype
+
+check = beartype(conf=BeartypeConf(is_pep484_tower=True))
