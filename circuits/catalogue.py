@@ -26,7 +26,7 @@ def scores() -> dict[str, str]:
     """Score -> its line."""
     from interp.scores import SCORES
 
-    return {name: _line(entry) for name, entry in SCORES.items()}
+    return {name: entry.summary for name, entry in SCORES.items()}
 
 
 def edits() -> dict[str, str]:
@@ -40,7 +40,7 @@ def models() -> dict[str, str]:
     """Zoo model -> its line."""
     from interp.zoo import ZOO
 
-    return {name: _line(entry) for name, entry in ZOO.items()}
+    return {name: entry.description for name, entry in ZOO.items()}
 
 
 KINDS: Mapping[str, Callable[[], dict[str, str]]] = MappingProxyType(
@@ -53,8 +53,3 @@ KINDS: Mapping[str, Callable[[], dict[str, str]]] = MappingProxyType(
         "model": models,
     }
 )
-
-
-def _line(entry: object) -> str:
-    """The line of a registry's entry: text itself, or its ``summary``."""
-    return entry if isinstance(entry, str) else str(getattr(entry, "summary", entry))

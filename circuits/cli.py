@@ -110,10 +110,12 @@ def run(
     """Run an experiment; finished work is kept, so that the same command resumes a stopped run."""
     with exit_codes():
         from circuits import runner
+        from circuits.config import load_config
+        from circuits.manifest import model_folder
         from circuits.progress import Bars, Silent
 
         progress = Silent() if quiet or as_json else Bars()
-        if quiet or as_json:
+        if quiet or as_json or model_folder(load_config(name, overrides or ()).config.model):
             os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read when transformers is imported
         command = " ".join(["circuits", *sys.argv[1:]]) if sys.argv[1:2] == ["run"] else f"circuits run {name}"
         finished = runner.run(name, overrides or (), out=out, force=force, progress=progress, command=command)

@@ -95,7 +95,7 @@ def config_folder() -> Path:
 
 def config_files() -> dict[str, Path]:
     """Name -> file of every named experiment, sorted."""
-    return {path.stem: path for path in sorted(config_folder().glob(f"*{SUFFIX}"))}
+    return {path.stem: path for path in sorted(config_folder().glob(f"*{SUFFIX}"), key=lambda path: path.stem)}
 
 
 def load_config(name: str | Path, overrides: Iterable[str] | Mapping[str, Any] = ()) -> NamedConfig:

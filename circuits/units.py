@@ -105,13 +105,13 @@ class UnitStore:
 
 
 def fingerprint_of(*parts: Any) -> str:
-    """A short hash of token ids, texts, head lists or anything that JSON can hold; arrays count with their shape.
+    """A short hash of arrays, texts, lists of heads or anything that JSON can hold; arrays count with type and shape.
 
     Example:
         >>> fingerprint_of([1, 2]) == fingerprint_of([1, 2]), fingerprint_of([1, 2]) == fingerprint_of([2, 1])
         (True, False)
     """
-    plain = [part.tolist() if hasattr(part, "tolist") else part for part in parts]
+    plain = [_content({"": part}) if isinstance(part, np.ndarray) else part for part in parts]
     return _digest(json.dumps(plain, sort_keys=True, default=str).encode())[:16]
 
 

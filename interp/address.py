@@ -157,7 +157,11 @@ class At:
     ) -> None:
         put = object.__setattr__
         put(self, "site", _as_site(site))
-        put(self, "layer", None if layer is None else _ints([layer], "layer")[0] if _is_int(layer) else _ints(layer, "layer"))
+        put(
+            self,
+            "layer",
+            None if layer is None else _ints([layer], "layer")[0] if _is_int(layer) else _ints(layer, "layer"),
+        )
         put(self, "heads", None if heads is None else _ints([heads] if _is_int(heads) else heads, "heads"))
         put(self, "pos", _as_pos(pos))
         put(self, "stack", stack)

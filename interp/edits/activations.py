@@ -178,9 +178,7 @@ def _own_positions(ctx: Context, device: torch.device) -> Int[Tensor, "batch pos
     return (rows[None] - before[:, rows.clamp(max=mask.shape[1] - 1)])[ctx.prompts.to(device)]
 
 
-def patch(
-    at: At | Site | str, source: Any, *, source_at: At | Site | str | None = None, phase: Phase = "both"
-) -> Edit:
+def patch(at: At | Site | str, source: Any, *, source_at: At | Site | str | None = None, phase: Phase = "both") -> Edit:
     """An edit that replaces the tensor at ``at`` by another run's.
 
     Args:

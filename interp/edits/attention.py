@@ -83,7 +83,13 @@ def knockout(
         return x.masked_fill(blocked, -torch.inf)
 
     return make(
-        "knockout", where, apply, phase=phase, rows=(queries,), groups=(keys,), settings={"queries": queries, "keys": keys}
+        "knockout",
+        where,
+        apply,
+        phase=phase,
+        rows=(queries,),
+        groups=(keys,),
+        settings={"queries": queries, "keys": keys},
     )
 
 
@@ -234,9 +240,7 @@ def to_identity(at: At | Site | str, strength: Any, *, axes: str | None = None, 
     return make("to_identity", where, apply, phase=phase, values=(value,))
 
 
-def redistribute(
-    at: At | Site | str, keys: Group, budget: float, to: Group = None, *, phase: Phase = "both"
-) -> Edit:
+def redistribute(at: At | Site | str, keys: Group, budget: float, to: Group = None, *, phase: Phase = "both") -> Edit:
     """An edit that takes the share ``budget`` of the mass on ``keys`` and gives it to ``to``; row sums stay.
 
     Args:
@@ -257,9 +261,7 @@ def redistribute(
         receiving = _keys(to, x, ctx) & ~giving
         return redistribute_mass(x, giving, receiving, budget)
 
-    return make(
-        "redistribute", where, apply, phase=phase, groups=(keys, to), settings={"keys": keys, "budget": budget}
-    )
+    return make("redistribute", where, apply, phase=phase, groups=(keys, to), settings={"keys": keys, "budget": budget})
 
 
 def redistribute_mass(
@@ -284,5 +286,7 @@ def redistribute_mass(
     mass_receiving = (pattern * receiving).float().sum(-1, keepdim=True)
     possible = mass_receiving > 0
     growth = 1 + budget * mass_giving / mass_receiving.where(possible, torch.ones_like(mass_receiving))
-    moved = torch.where(giving, pattern * (1 - budget), torch.where(receiving, pattern * growth.to(pattern.dtype), pattern))
+    moved = torch.where(
+        giving, pattern * (1 - budget), torch.where(receiving, pattern * growth.to(pattern.dtype), pattern)
+    )
     return torch.where(possible, moved, pattern)

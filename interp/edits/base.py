@@ -144,7 +144,9 @@ class Value:
                 data = data.unsqueeze(position)
         if "batch" in axes and data.shape[0] not in (1, x.shape[0]):
             if x.shape[0] % data.shape[0]:
-                raise BadInput(f"{self.what} is for {data.shape[0]} prompts, but the model ran a batch of {x.shape[0]}.")
+                raise BadInput(
+                    f"{self.what} is for {data.shape[0]} prompts, but the model ran a batch of {x.shape[0]}."
+                )
             data = data.repeat_interleave(x.shape[0] // data.shape[0], dim=0)  # beams, several returned sequences
         return data
 
@@ -241,7 +243,9 @@ def address(at: At | Site | str, allowed: Sequence[Site] | None, name: str) -> A
     return where
 
 
-def make(name: str, at: At | Sequence[At], function: EditFunction | None, *, phase: Phase = "both", **fields: Any) -> Edit:
+def make(
+    name: str, at: At | Sequence[At], function: EditFunction | None, *, phase: Phase = "both", **fields: Any
+) -> Edit:
     """An edit called ``name`` at ``at``."""
     where = (at,) if isinstance(at, At) else tuple(at)
     fields.setdefault("prompt_only", any(value.by_position for value in fields.get("values", ())))

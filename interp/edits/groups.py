@@ -61,13 +61,17 @@ def refuse_foreign_span(name: str, batch: Any, mask: Tensor | None) -> None:
     home = batch.mask if batch.encoder_mask is None else batch.encoder_mask
     if mask is not home:
         where = "the encoder's" if batch.encoder_mask is not None else f"stack {batch.default_stack!r}'s"
-        raise BadAddress(f"Span {name!r} is over {where} tokens, not over those asked for; give columns [batch, k] there.")
+        raise BadAddress(
+            f"Span {name!r} is over {where} tokens, not over those asked for; give columns [batch, k] there."
+        )
 
 
 def _tensor_group(group: Tensor, real: Tensor) -> Tensor:
     if group.dtype == torch.bool:
         if group.ndim != 2 or group.shape[-1] != real.shape[-1] or group.shape[0] not in (1, real.shape[0]):  # noqa: PLR2004
-            raise BadAddress(f"A mask of shape {list(group.shape)} was given, expected {list(real.shape)} [batch, pos].")
+            raise BadAddress(
+                f"A mask of shape {list(group.shape)} was given, expected {list(real.shape)} [batch, pos]."
+            )
         return group.expand(real.shape[0], -1)
     if group.ndim != 2 or group.shape[0] not in (1, real.shape[0]):  # noqa: PLR2004 - [batch, k]
         raise BadAddress(f"Columns of shape {list(group.shape)} were given, expected [batch={real.shape[0]}, k].")
@@ -97,7 +101,9 @@ def _ordinal_group(group: Any, real: Tensor) -> tuple[Tensor, bool]:
                 f"Position {group} is outside the shortest prompt, which has {shortest} tokens "
                 f"(positions 0 to {shortest - 1}, or -{shortest} to -1)."
             )
-        wanted = torch.where(torch.tensor(group < 0, device=real.device), lengths + group, torch.full_like(lengths, group))
+        wanted = torch.where(
+            torch.tensor(group < 0, device=real.device), lengths + group, torch.full_like(lengths, group)
+        )
         return real & (ordinal == wanted[:, None]), False
     raise BadAddress(
         f"{group!r} is not a group of positions: expected None, an int, a slice, a span's name, "

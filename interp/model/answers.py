@@ -24,8 +24,9 @@ def answer_ids(
     """
     if answers is None:
         return None
-    if isinstance(answers, Tensor):
+    if hasattr(answers, "tolist"):
         answers = answers.tolist()
+    answers = answers if isinstance(answers, str) else [_plain(entry) for entry in answers]
     if isinstance(answers, str) or len(answers) != count:
         raise BadInput(
             f"encode: {len(answers) if not isinstance(answers, str) else 'one text as'} answers for {count} prompts; "
@@ -36,8 +37,15 @@ def answer_ids(
     return torch.tensor([row + [-1] * (width - len(row)) for row in rows])
 
 
+def _plain(entry: Any) -> Any:
+    """Numbers of torch and numpy as Python's own."""
+    if hasattr(entry, "tolist"):
+        return entry.tolist()
+    return [_plain(part) for part in entry] if isinstance(entry, list | tuple) else entry
+
+
 def _row(model: Model, prompt: str | None, entry: Any, index: int, tokens: str, read_at: Any) -> list[int]:
-    parts = [entry] if isinstance(entry, str | int) else list(entry)
+    parts = entry if isinstance(entry, list) else [entry]
     if not parts:
         raise BadInput(f"encode: prompt {index} has an empty answer; give the right one first.")
     row = [_one(model, prompt, part, index, tokens, read_at) for part in parts]
@@ -60,7 +68,9 @@ def _one(model: Model, prompt: str | None, answer: Any, index: int, tokens: str,
     unknown = getattr(model.tokenizer, "unk_token_id", None)
     shown = model.tokenizer.convert_ids_to_tokens(ids)
     if unknown is not None and unknown in ids:
-        raise BadInput(f"encode: the tokenizer does not know the answer {answer!r} of prompt {index} (it becomes {shown}).")
+        raise BadInput(
+            f"encode: the tokenizer does not know the answer {answer!r} of prompt {index} (it becomes {shown})."
+        )
     if len(ids) == 1 or (tokens == "first" and ids):
         return ids[0]
     raise BadInput(
@@ -73,7 +83,7 @@ def _answer_tokens(model: Model, prompt: str | None, answer: str, index: int, re
     def split(text: str) -> list[int]:
         return list(model.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    follows = prompt is not None and read_at == "last" and model.stack().causal and model.default_stack == "text"
+    follows = prompt is not None and read_at in ("last", -1) and model.stack().causal and model.default_stack == "text"
     if not follows or prompt is None:
         return split(answer)
     before, both = split(prompt), split(prompt + answer)

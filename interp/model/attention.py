@@ -280,7 +280,8 @@ class _CatchSoftmax(TorchFunctionMode):
         sinks = getattr(self.module, "sinks", None)
         if raw.shape[-1] != self.n_keys + 1 or not isinstance(sinks, Tensor) or sinks.numel() != raw.shape[1]:
             return None
-        return raw[..., -1:] - sinks.view(1, -1, 1, 1).to(raw.dtype)
+        # a shift of the whole row moves no pattern, so that no gradient may pass through it
+        return (raw[..., -1:] - sinks.view(1, -1, 1, 1).to(raw.dtype)).detach()
 
     def _pattern(self, pattern: Tensor, blank: Tensor | None) -> Tensor:
         keys = pattern[..., : self.n_keys]
@@ -310,8 +311,10 @@ class WatchBypass(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if not self.done and func in _SOFTMAXES:
             self.done = True
-            scores = args[0] if args else kwargs["input"]
-            pattern = func(*args, **kwargs)
+            scores = args[0] if args else kwargs.pop("input")
+            if self.tap.on_path:
+                return self._through(scores, lambda raw: func(raw, *args[1:], **kwargs))
+            pattern = func(scores, *args[1:], **kwargs)
             self._show(scores, pattern)
             return pattern
         if not self.done and func is F.scaled_dot_product_attention:
@@ -321,6 +324,12 @@ class WatchBypass(TorchFunctionMode):
             self._show(scores, torch.softmax(scores.float(), dim=-1).to(scores.dtype))
             return output
         return func(*args, **kwargs)
+
+    def _through(self, scores: Tensor, softmax: Callable[[Tensor], Tensor]) -> Tensor:
+        """The same pattern, bit for bit, with what the tap is shown lying on the path to it, for gradients."""
+        visible = scores > torch.finfo(self.dtype).min / 2
+        shown = self.tap.scores(scores.masked_fill(~visible, -torch.inf), visible, None)
+        return self.tap.pattern(softmax(torch.where(visible, shown, scores)), visible, None)
 
     def _show(self, scores: Tensor, pattern: Tensor) -> None:
         visible = scores > torch.finfo(self.dtype).min / 2

@@ -107,7 +107,9 @@ class Batch:
                 raise BadAddress(f"Columns of shape {list(pos.shape)} were given, expected [batch={len(self)}, k].")
             return pos.expand(len(self), -1)
         if mask is None and isinstance(pos, int | slice):
-            raise BadAddress(f"pos={pos!r} needs the number of positions of stack {stack!r}; give a LongTensor [batch, k].")
+            raise BadAddress(
+                f"pos={pos!r} needs the number of positions of stack {stack!r}; give a LongTensor [batch, k]."
+            )
         member = columns_of(pos, self, self._width(stack), self.mask.device, mask=mask)
         counts = member.sum(-1)
         if int(counts.min()) != int(counts.max()):
@@ -127,9 +129,13 @@ class Batch:
         """The prompts at ``indices``, in that order (repeats allowed); padding stays as it is."""
         index = torch.arange(len(self))[indices] if isinstance(indices, slice) else torch.as_tensor(indices)
         if index.ndim != 1 or index.dtype == torch.bool or index.is_floating_point() or not index.numel():
-            raise BadInput(f"select: {indices!r}; expected a slice or a list of prompt indices that names at least one.")
+            raise BadInput(
+                f"select: {indices!r}; expected a slice or a list of prompt indices that names at least one."
+            )
         if int(index.min()) < -len(self) or int(index.max()) >= len(self):
-            raise BadInput(f"select: prompts {int(index.min())} to {int(index.max())} of {len(self)}; they are 0 to {len(self) - 1}.")
+            raise BadInput(
+                f"select: prompts {int(index.min())} to {int(index.max())} of {len(self)}; they are 0 to {len(self) - 1}."
+            )
         index = (index.long() % len(self)).to(self.mask.device)
 
         def pick(value: Any, axis: int = 0) -> Any:
@@ -143,7 +149,9 @@ class Batch:
         loose = [
             name
             for name, value in self.inputs.items()
-            if isinstance(value, Tensor) and value.ndim and value.shape[axis_of(name, value)] != len(self)
+            if isinstance(value, Tensor)
+            and value.ndim
+            and value.shape[axis_of(name, value)] != len(self)
             and name != "cache_position"
         ]
         if loose and index.tolist() != list(range(len(self))):

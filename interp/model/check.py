@@ -193,7 +193,9 @@ class _Probe:
             return
         size = float(output.abs().max())
         for row, (name, site) in enumerate(rows, start=1):
-            fired = any((row - 1, name, site, layer) in session.fired for layer in range(self.model.stacks[name].n_layers))
+            fired = any(
+                (row - 1, name, site, layer) in session.fired for layer in range(self.model.stacks[name].n_layers)
+            )
             moved = float((output[row] - output[0]).abs().max()) > 1e-6 * size
             read = self.abilities[(name, site)].read
             if not fired:

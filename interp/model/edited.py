@@ -44,7 +44,9 @@ def edited(
     if prompt is None:
         for edit in declared:
             if edit.phase != "both":
-                raise BadInput(f"edited: {edit} has phase={edit.phase!r}; say with prompt= how many columns the prompt has.")
+                raise BadInput(
+                    f"edited: {edit} has phase={edit.phase!r}; say with prompt= how many columns the prompt has."
+                )
     if batch is None:
         for edit in declared:
             if edit.name in ("mean-self", "resample", "freeze_pattern"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from operator import index as whole_number
 from typing import Any, Literal
 
 import torch
@@ -84,7 +85,8 @@ def encode(
     elif decoder is not None:
         raise BadInput(f"decoder= is for encoder-decoders; {type(model.hf).__name__} is none.")
     ids, real, encoder = _rows(model, ready, mask)
-    _check(model, real, encoder, side)
+    _check(model, real, encoder)
+    sides = _padded_sides(real)
     if texts and model.default_stack != "decoder":
         _warn_unknown(model, ids, real)
     chosen = answer_ids(model, texts, answers, len(real), answer_tokens, read_at)
@@ -99,7 +101,7 @@ def encode(
         texts=texts,
         encoder_mask=encoder,
         bos=getattr(model.tokenizer, "bos_token_id", None),
-        padding_side=side,
+        padding_side=sides[0] if sides else side,
         default_stack=model.default_stack,
     )
 
@@ -112,13 +114,14 @@ def _text_inputs(
     rows: list[list[int]]
     texts: tuple[str, ...] = ()
     if isinstance(prompts, Tensor):
-        if prompts.ndim != 2 or prompts.is_floating_point():  # noqa: PLR2004 - [batch, pos]
+        whole = not (prompts.is_floating_point() or prompts.is_complex() or prompts.dtype == torch.bool)
+        if prompts.ndim != 2 or not whole:  # noqa: PLR2004 - [batch, pos]
             raise BadInput(f"encode: ids of {prompts.dtype} {list(prompts.shape)}; expected a LongTensor [batch, pos].")
         return _id_inputs(model, prompts.long(), mask, side), ()
     if _is_chat(prompts):
         rows = _chats(model, prompts)
     elif not isinstance(prompts, str) and len(prompts) and not isinstance(prompts[0], str):
-        rows = [[int(token) for token in row] for row in prompts]
+        rows = _listed(prompts)
     else:
         texts = _texts(prompts)
         rows = _tokenised(model, texts, bos)
@@ -137,13 +140,24 @@ def _text_inputs(
     return _id_inputs(model, ids, real, side), texts
 
 
+def _listed(prompts: Any) -> list[list[int]]:
+    try:
+        return [[whole_number(token) for token in row] for row in prompts]
+    except TypeError:
+        raise BadInput(
+            f"encode: prompts {str(prompts)[:80]}; expected texts, chats, a LongTensor [batch, pos] or a list of lists of ints."
+        ) from None
+
+
 def _id_inputs(model: Model, ids: Tensor, mask: Tensor | None, side: str) -> dict[str, Any]:
     embeddings = input_embeddings(model)
     size = getattr(embeddings, "num_embeddings", None)
     if ids.numel() == 0:
         raise BadInput("encode: empty prompts; every prompt needs at least one token.")
     if size is not None and (int(ids.min()) < 0 or int(ids.max()) >= size):
-        raise BadInput(f"encode: token ids from {int(ids.min())} to {int(ids.max())}; the vocabulary has 0 to {size - 1}.")
+        raise BadInput(
+            f"encode: token ids from {int(ids.min())} to {int(ids.max())}; the vocabulary has 0 to {size - 1}."
+        )
     if mask is None:
         real = torch.ones_like(ids, dtype=torch.bool)
     else:
@@ -163,7 +177,9 @@ def _texts(prompts: Any) -> tuple[str, ...]:
         raise BadInput("encode: an empty list of prompts.")
     for index, text in enumerate(texts):
         if not isinstance(text, str):
-            raise BadInput(f"encode: prompt {index} is a {type(text).__name__}; expected texts, ids or chats throughout.")
+            raise BadInput(
+                f"encode: prompt {index} is a {type(text).__name__}; expected texts, ids or chats throughout."
+            )
         if not text:
             raise BadInput(f"encode: prompt {index} is empty; every prompt needs at least one token.")
     return texts
@@ -194,7 +210,9 @@ def _is_chat(prompts: Any) -> bool:
     if not isinstance(prompts, list | tuple) or not prompts:
         return False
     first = prompts[0]
-    return isinstance(first, Mapping) or (isinstance(first, list | tuple) and bool(first) and isinstance(first[0], Mapping))
+    return isinstance(first, Mapping) or (
+        isinstance(first, list | tuple) and bool(first) and isinstance(first[0], Mapping)
+    )
 
 
 def _chats(model: Model, chats: Any) -> list[list[int]]:
@@ -284,24 +302,31 @@ def _rows(model: Model, ready: Mapping[str, Any], mask: Tensor | None) -> tuple[
     return None, torch.ones(first.shape[0], 1, dtype=torch.bool, device=first.device), None
 
 
-def _check(model: Model, real: Tensor, encoder: Tensor | None, side: str) -> None:
+def _check(model: Model, real: Tensor, encoder: Tensor | None) -> None:
     lengths = real.sum(-1)
     if int(lengths.min()) == 0:
         raise BadInput(f"encode: prompt {int(lengths.argmin())} is empty; every prompt needs at least one token.")
     limit = context_limit(model)
-    if limit is not None and real.shape[1] > limit:
-        raise BadInput(
-            f"encode: the longest prompt has {int(lengths.max())} tokens (padded to {real.shape[1]}), the context of "
-            f"{model.name!r} holds {limit}. Shorten it, or load a model with a longer context."
-        )
-    padded = not bool(real.all()) or (encoder is not None and not bool(encoder.all()))
+    for mask in (real, encoder):
+        if limit is not None and mask is not None and mask.shape[1] > limit:
+            raise BadInput(
+                f"encode: the longest prompt has {int(mask.sum(-1).max())} tokens (padded to {mask.shape[1]}), the context "
+                f"of {model.name!r} holds {limit}. Shorten it, or load a model with a longer context."
+            )
     allowed = {"right only": "right", "left only": "left", "changes real tokens": "none"}.get(model.card.padding)
-    if padded and allowed is not None and allowed != side:
-        raise BadInput(
-            f"encode: the prompts have unequal lengths ({sorted(set(lengths.tolist()))}) and are padded on the {side}, which "
-            f"changes the results of real tokens on {model.name!r} (measured at load: {model.card.padding}). "
-            + (f"Pass padding_side={allowed!r}." if allowed != "none" else "Give prompts of one length at a time.")
-        )
+    for mask in (real, encoder):
+        wrong = [] if mask is None or allowed is None else [side for side in _padded_sides(mask) if side != allowed]
+        if mask is not None and wrong:
+            raise BadInput(
+                f"encode: the prompts have unequal lengths ({sorted(set(mask.sum(-1).tolist()))}) and are padded on the "
+                f"{wrong[0]}, which changes the results of real tokens on {model.name!r} (measured at load: "
+                f"{model.card.padding}). "
+                + (f"Pass padding_side={allowed!r}." if allowed != "none" else "Give prompts of one length at a time.")
+            )
+
+
+def _padded_sides(mask: Tensor) -> list[str]:
+    return [side for side, column in (("left", 0), ("right", -1)) if not bool(mask[:, column].all())]
 
 
 def _read_at(model: Model, ids: Tensor | None, real: Tensor, read_at: Any) -> Tensor:

@@ -30,20 +30,32 @@ def check_finite(
         batch: the prompts that ran.
         edits: the edits in force, applied again while tracing.
         final: the input of the unembedding, where the model has one.
-        logits: the model's logits, looked at where it has none.
+        logits: the model's logits, or its last hidden state where it has none; beside ``final``, one row of each prompt
+            is looked at (all of them would cost as much as a layer).
 
     Raises:
         NotFinite: naming the first layer and site; found by a second forward that looks at every site.
     """
     looked_at = final[-1] if final else logits
-    if looked_at is None or _finite(looked_at, batch.mask if final else None):
-        return
-    where = _first(model, batch, edits)
+    if looked_at is None or _finite(looked_at, batch.mask):
+        if logits is None or not final or not _broken_logits(logits, batch):
+            return
+        where = "the unembedding (its input is finite)"
+    else:
+        where = _first(model, batch, edits)
     raise NotFinite(
         f"NaN or infinity appeared during the run, first at {where}. "
         + (f"Edits in force: {list(edits)}. " if edits else "")
         + f"The model runs in {model.dtype}; a wider dtype, other inputs or another edit may avoid it."
     )
+
+
+def _broken_logits(logits: Tensor, batch: Batch) -> bool:
+    row = logits
+    if logits.ndim > 2:  # noqa: PLR2004 - [batch, pos, vocab], or the chosen positions
+        at = batch.read_at.to(logits.device) if logits.shape[1] == batch.width else 0
+        row = logits[torch.arange(len(logits), device=logits.device), at]
+    return bool((torch.isnan(row) | torch.isposinf(row)).any())  # some families bar tokens by -inf
 
 
 def _finite(tensor: Tensor, mask: Tensor | None) -> bool:

@@ -32,7 +32,9 @@ def stack_checks(stack: Stack, seen: Seen) -> tuple[dict[str, str], dict[Site, s
             outcome[what] = f"holds to {gap:.0e}"
         else:
             outcome[what] = f"FAILS by {gap:.2g}"
-            broken |= {site: f"{what} does not hold on this checkpoint (off by {gap:.2g}, found at load)" for site in sites}
+            broken |= {
+                site: f"{what} does not hold on this checkpoint (off by {gap:.2g}, found at load)" for site in sites
+            }
     return outcome, broken
 
 

@@ -62,6 +62,8 @@ def position_ids(model: Model, real: Tensor) -> Tensor | None:
 def context_limit(model: Model) -> int | None:
     """The number of tokens that the default stack's context holds, ``None`` where the config sets no limit."""
     config = model.stack().config
+    if hasattr(config, "relative_attention_num_buckets"):
+        return None  # positions are relative (T5); what its config calls n_positions is the length trained on
     if model.default_stack.startswith(("vision", "audio")) or getattr(config, "alibi", False):
         return None
     for name in _LIMITS:
@@ -71,5 +73,3 @@ def context_limit(model: Model) -> int | None:
                 return found - 1 - int(config.pad_token_id)  # its positions start after the padding index
             return found
     return None
-
-

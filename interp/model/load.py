@@ -98,7 +98,7 @@ def _from_object(x: Any, tokenizer: Any) -> tuple[PreTrainedModel, Any]:
     if is_bridge(x):
         return from_bridge(x), tokenizer if tokenizer is not None else getattr(x, "tokenizer", None)
     kind = type(x).__name__
-    if kind == "DistributedDataParallel":
+    if kind in ("DistributedDataParallel", "DataParallel"):
         return _from_object(x.module, tokenizer)
     if kind == "OptimizedModule":
         raise LoadFailed(
@@ -111,6 +111,11 @@ def _from_object(x: Any, tokenizer: Any) -> tuple[PreTrainedModel, Any]:
         raise BadInput(
             f"load: {kind} is not a model; expected a zoo name ({', '.join(sorted(ZOO))}), a folder, a hub id, a "
             "transformers PreTrainedModel or a TransformerBridge."
+        )
+    if any(module._compiled_call_impl is not None for module in x.modules()):
+        raise LoadFailed(
+            f"This {kind} was compiled in place by .compile(): compiled graphs do not run hooks that come later. Load it "
+            "again and pass it before .compile()."
         )
     return x, tokenizer
 
@@ -161,13 +166,26 @@ def _pretrained(name: str, source: str, options: dict[str, Any]) -> PreTrainedMo
     try:
         config = AutoConfig.from_pretrained(source, **auto)
         loader = _loader(config, bool(options["trust_remote_code"]))
-        hf = loader.from_pretrained(source, **options)
+        hf, report = loader.from_pretrained(source, **{**options, "output_loading_info": True})
     except (OSError, ValueError, KeyError, RuntimeError, json.JSONDecodeError) as error:
         raise _load_error(name, source, error) from error
     except Exception as error:  # safetensors and huggingface_hub raise classes of their own
-        if type(error).__module__.split(".")[0] in ("safetensors", "safetensors_rust", "huggingface_hub", "httpx", "builtins"):
+        if type(error).__module__.split(".")[0] in (
+            "safetensors",
+            "safetensors_rust",
+            "huggingface_hub",
+            "httpx",
+            "builtins",
+        ):
             raise _load_error(name, source, error) from error
         raise
+    absent = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    if absent:
+        raise LoadFailed(
+            f"The files of {name!r} lack {len(absent)} of the weights that {type(hf).__name__} has, which would be random "
+            f"numbers: {', '.join(absent[:4])}{', ...' if len(absent) > 4 else ''}. Check that config.json belongs to the "  # noqa: PLR2004
+            "weights; a model that is to have random parts is built by you and passed as an object."
+        )
     hf.eval()
     return hf
 
@@ -206,6 +224,9 @@ def _text_only(hf: PreTrainedModel) -> bool:
 def _companion(kind: str, source: str, options: dict[str, Any]) -> Any:
     """The tokenizer or processor beside the weights, ``None`` where there is none."""
     try:
-        return getattr(transformers, kind).from_pretrained(source, **options)
+        found = getattr(transformers, kind).from_pretrained(source, **options)
     except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError):
         return None
+    if kind == "AutoTokenizer" and len(found.get_vocab()) <= len(found.added_tokens_decoder):
+        return None  # a folder without tokenizer files gives a tokenizer that knows no word
+    return found

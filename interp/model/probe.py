@@ -33,7 +33,12 @@ def probe_inputs(model: Model, rows: int) -> list[dict[str, Any]]:
         decoder = ids.clone()
         decoder[:, 0] = start if isinstance(start, int) and 0 <= start < size else ids[:, 0]
         if model.hf.main_input_name == "input_features":
-            return [{"input_features": _speech(config, rows, generator).to(device, model.dtype), "decoder_input_ids": decoder}]
+            return [
+                {
+                    "input_features": _speech(config, rows, generator).to(device, model.dtype),
+                    "decoder_input_ids": decoder,
+                }
+            ]
         return [{"input_ids": ids, "decoder_input_ids": decoder}]
     if model.default_stack.startswith("vision"):
         return [{"pixel_values": _image(config, rows, generator).to(device, model.dtype)}]

@@ -20,12 +20,16 @@ class Reading:
     layers: tuple[int, ...]
     columns: Tensor | None  # [batch, k] where the address names positions
     values: dict[int, Tensor] = field(default_factory=dict)
-    nodes: dict[int, Tensor] = field(default_factory=dict)
+    nodes: dict[int, list[Tensor]] = field(default_factory=dict)  # several where a packed layer is called per image
 
-    def gradient(self, whole: Tensor) -> Tensor:
-        """The gradient at this address, from the gradient of the node it was read from."""
+    def gradient(self, layer: int, parts: Sequence[Tensor]) -> Tensor:
+        """The gradient at this address, from the gradients of the nodes it was read from at ``layer``."""
+        whole = parts[0]
+        for part in parts[1:]:
+            whole = stitch(whole, part, self.at.site, blank=0.0)
+        if whole.ndim == 2:  # noqa: PLR2004 - rows of all prompts, one after the other
+            whole = whole.view(self.values[layer].shape[0], -1, whole.shape[-1])
         if self.at.site is Site.RESULT:  # each head's result enters the sum with weight one
-            whole = whole.unsqueeze(0) if whole.ndim == 2 else whole  # noqa: PLR2004 - packed rows
             n_heads = self.values[next(iter(self.values))].shape[2] if self.at.heads is None else max(self.at.heads) + 1
             whole = whole.unsqueeze(2).expand(-1, -1, n_heads, -1)
         return select(whole, self.at.site, self.at.heads, self.columns)
@@ -54,12 +58,11 @@ def head_index(heads: Sequence[int], x: Tensor) -> Tensor:
     return torch.tensor(tuple(heads), device=x.device)
 
 
-def stitch(before: Tensor, part: Tensor, site: Site) -> Tensor:
-    """Packed rows, image after image: vectors follow one another, maps lie on the diagonal."""
+def stitch(before: Tensor, part: Tensor, site: Site, blank: float) -> Tensor:
+    """Packed rows, image after image: vectors follow one another, maps lie on the diagonal, ``blank`` beside it."""
     if "query" not in site.axes:
         return torch.cat([before, part], dim=1)
     q, k = before.shape[-2], before.shape[-1]
-    blank = 0.0 if site is Site.PATTERN else -torch.inf
     whole = before.new_full((*before.shape[:-2], q + part.shape[-2], k + part.shape[-1]), blank)
     whole[..., :q, :k], whole[..., q:, k:] = before, part
     return whole

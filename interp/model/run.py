@@ -113,10 +113,13 @@ def run(
         >>> interp.run(model, batch, read=[At(Site.PATTERN, layer=0)])[At(Site.PATTERN, layer=0)].shape
         torch.Size([1, 2, 4, 4])
     """
-    addresses = [at_door(item, model) for item in read]
-    declared = list(edits)
+    if not isinstance(batch, Batch):
+        raise BadInput(f"run: the batch is a {type(batch).__name__}; expected what interp.encode(model, ...) returns.")
+    addresses = [at_door(item, model) for item in ([read] if isinstance(read, At | Site | str) else read)]
+    declared = [edits] if isinstance(edits, Edit) else list(edits)
     check_edits(declared)
     positions = _positions(model, batch, logits)
+    _check_metric(grad, batch, positions)
     eager = _forced(model, kernels)
     if declared or addresses:
         eager |= Session(model, batch, declared, addresses, gradients=grad is not None).eager
@@ -133,7 +136,9 @@ def run(
                 with session:
                     output = model.hf(**batch.inputs)
         made = _logits_of(output)
-        check_finite(model, batch, prepared, final, made)
+        check_finite(
+            model, batch, prepared, final, made if made is not None else _first_tensor(output, "last_hidden_state")
+        )
         session.check_fired()
         session.check_read()
         values, gradients = _differentiate(grad, made, batch, positions, session.readings)
@@ -161,6 +166,21 @@ def check_edits(edits: Sequence[Any]) -> None:
             raise BadInput(
                 f"edits: {edit!r} is a {type(edit).__name__}; expected edits such as interp.zero(At(Site.Z, layer=3))."
             )
+
+
+def _check_metric(metric: Any, batch: Batch, positions: Tensor | None) -> None:
+    if metric is None:
+        return
+    if not callable(metric):
+        raise BadInput(
+            f"grad={metric!r}: expected a metric (logits, batch) -> [batch], such as interp.logit_difference."
+        )
+    at_answers = positions is None or torch.equal(positions, batch.read_at[:, None])
+    if getattr(metric, "positions", None) == "answers" and not at_answers:
+        raise BadInput(
+            f"grad={getattr(metric, '__name__', metric)} reads the answer's position, which is not the one that logits= "
+            "unembeds; use logits='answers' or logits='all'."
+        )
 
 
 def _forced(model: Model, kernels: Mapping[tuple[str, int], str] | str | None) -> set[tuple[str, int]]:
@@ -231,7 +251,9 @@ def _positions(model: Model, batch: Batch, logits: Any) -> Tensor | None:
     if isinstance(logits, str) and logits == "all":
         return None
     if not _unembeds(model):
-        raise BadInput(f"logits={logits!r}: {type(model.hf).__name__} has no unembedding per position; use logits='all'.")
+        raise BadInput(
+            f"logits={logits!r}: {type(model.hf).__name__} has no unembedding per position; use logits='all'."
+        )
     if isinstance(logits, Tensor):
         return batch.columns(logits)
     if logits == "last":
@@ -242,11 +264,11 @@ def _positions(model: Model, batch: Batch, logits: Any) -> Tensor | None:
 
 
 def _logits_of(output: Any) -> Tensor | None:
-    for name in ("logits", "logits_per_image"):
-        found = getattr(output, name, None)
-        if isinstance(found, Tensor):
-            return found
-    return None
+    return _first_tensor(output, "logits", "logits_per_image")
+
+
+def _first_tensor(output: Any, *names: str) -> Tensor | None:
+    return next((found for name in names if isinstance(found := getattr(output, name, None), Tensor)), None)
 
 
 def _differentiate(
@@ -258,15 +280,21 @@ def _differentiate(
         raise RunFailed("grad= needs logits, and this model gives none; load it with its head.")
     values = metric(logits, batch)
     if values.shape != (len(batch),):
-        raise BadInput(f"grad: the metric gave shape {list(values.shape)}, expected one number per prompt [{len(batch)}].")
+        raise BadInput(
+            f"grad: the metric gave shape {list(values.shape)}, expected one number per prompt [{len(batch)}]."
+        )
     places = [(reading, layer) for reading in readings for layer in reading.layers]
-    nodes = [reading.nodes[layer] for reading, layer in places]
+    nodes = [node for reading, layer in places for node in reading.nodes[layer]]
     found = torch.autograd.grad(values.sum(), nodes, allow_unused=True) if nodes else ()
     gradients: dict[int, dict[int, Tensor]] = {}
-    for (reading, layer), node, gradient in zip(places, nodes, found, strict=True):
-        whole = torch.zeros_like(node) if gradient is None else gradient
-        gradients.setdefault(id(reading), {})[layer] = reading.gradient(whole)
+    slopes = iter(
+        torch.zeros_like(node) if slope is None else slope for node, slope in zip(nodes, found, strict=True)
+    )
+    for reading, layer in places:
+        parts = [next(slopes) for _ in reading.nodes[layer]]
+        gradients.setdefault(id(reading), {})[layer] = reading.gradient(layer, parts)
     made = [
-        Reading(reading.at, reading.stack, reading.layers, reading.columns, gradients[id(reading)]) for reading in readings
+        Reading(reading.at, reading.stack, reading.layers, reading.columns, gradients[id(reading)])
+        for reading in readings
     ]
     return values.detach(), Readings(tuple(made), {}, batch=batch)

@@ -128,6 +128,8 @@ class Session:
                     self._watch(edit, at, layers, read)
         for at in reads:
             stack, layers = self._resolve(at, edit=False)
+            if self.gradients:
+                _refuse_gradient(at, stack)
             columns = None if at.pos is None else self._columns(at, stack)
             self.readings.append(Reading(at, stack.name, layers, columns))
             for layer in layers:
@@ -186,7 +188,9 @@ class Session:
                 chosen = [at.pos.shape[1]]
             elif at.pos is not None:
                 chosen = columns_of(at.pos, self.batch, rows.shape[1], rows.device, mask=rows).sum(-1).tolist()
-                chosen = chosen[:1] if len(set(chosen)) == 1 else []  # another number in each prompt: no one length fits
+                chosen = (
+                    chosen[:1] if len(set(chosen)) == 1 else []
+                )  # another number in each prompt: no one length fits
             found["pos"] = found["query"] = tuple(dict.fromkeys((rows.shape[1], *chosen, 1)))
         if keys is not None:
             found["key"] = (keys.shape[1],)
@@ -298,6 +302,8 @@ class Session:
                 if in_place:  # the block holds this very tensor as its residual
                     changed.copy_(made)
                     self._record(key, self._canonical(key, changed))
+                    for reading in self._readings_of(key) if self.gradients else ():
+                        reading.nodes[key[2]] = [changed]  # what was recorded may be a view beside the path
                 else:
                     changed = made
             return None if changed is hidden else put(changed)
@@ -339,6 +345,8 @@ class Session:
         x = self._canonical(key, hidden)
         factor = stack.multiplier(key[1])
         shown = x * factor if factor != 1.0 else x
+        if self.gradients and key[1] is Site.RESID_PRE and shown is hidden:
+            shown = hidden.view_as(hidden)  # others may use the block's input too: its gradient is the block's alone
         self._refuse_second_call(key)
         after = self.visit(key, shown)
         if after is shown and not (self.gradients and shown is not hidden):
@@ -349,7 +357,7 @@ class Session:
             after = changed.detach() + (after - after.detach()) / factor if self.gradients else changed
         if key[1] is Site.Z:
             after = after.flatten(-2)
-        return after.reshape(hidden.shape)
+        return after.reshape(hidden.shape).contiguous()  # a mean is expanded, and some projections take a view
 
     def _refuse_second_call(self, key: Key) -> None:
         if key in self._once:
@@ -366,7 +374,7 @@ class Session:
         after = self.visit(key, result)
         if self.gradients:  # each head's result enters the sum with weight one
             for reading in self._readings_of(key):
-                reading.nodes[layer] = hidden
+                reading.nodes[layer] = [hidden]
         if after is result:
             return hidden
         return hidden + (after - result).sum(2).reshape(hidden.shape)
@@ -499,10 +507,11 @@ class Session:
             if held is not None and (reading.columns is None or not torch.equal(held, reading.columns.to(held.device))):
                 continue
             value = self._selected(reading, site, x, held)
+            again = packed and site.inside_attention and layer in reading.values and key in self._once
             if self.gradients:
-                reading.nodes[layer] = x
-            if packed and site.inside_attention and layer in reading.values and key in self._once:
-                value = stitch(reading.values[layer], value, site)
+                reading.nodes[layer] = [*reading.nodes[layer], x] if again else [x]
+            if again:
+                value = stitch(reading.values[layer], value, site, 0.0 if site is Site.PATTERN else -torch.inf)
             reading.values[layer] = value
         self._once.add(key)
 
@@ -550,6 +559,16 @@ class Session:
                     f"{reading.at} was never reached at layers {missed} of stack {reading.stack!r} in this forward. "
                     "Were the stack's inputs given (images, encoder ids)?"
                 )
+
+
+def _refuse_gradient(at: At, stack: Stack) -> None:
+    fused = stack.config._attn_implementation != "eager"
+    if at.site in (Site.SCORES, Site.PATTERN) and not stack.family.interface and fused:
+        raise Unsupported(
+            f"The gradient at {at.site!r} of stack {stack.name!r} cannot be had: its attention does not go through the "
+            f"attention interface, and {stack.config._attn_implementation!r} computes no map that the output comes from. "
+            "Load the model with attn_implementation='eager', or take the gradient at Site.Z."
+        )
 
 
 def _row_shape(chosen: Tensor, site: Site, batch: int) -> Tensor:

@@ -25,7 +25,9 @@ def span_masks(
     for name, given in (spans or {}).items():
         if isinstance(given, Tensor):
             if given.dtype != torch.bool or given.shape != real.shape:
-                raise BadInput(f"span {name!r}: a mask {given.dtype} {list(given.shape)}; expected bool {list(real.shape)}.")
+                raise BadInput(
+                    f"span {name!r}: a mask {given.dtype} {list(given.shape)}; expected bool {list(real.shape)}."
+                )
             made[name] = given.to(real.device)
             continue
         entries = [given] * len(real) if isinstance(given, str | range | tuple) else list(given)
@@ -65,9 +67,16 @@ def _characters(name: str, index: int, text: str, part: Any) -> tuple[int, int]:
             )
         start = text.index(part)
         return start, start + len(part)
+    if not (isinstance(part, tuple) and len(part) == 2 and all(isinstance(edge, int) for edge in part)):  # noqa: PLR2004
+        raise BadInput(
+            f"span {name!r}: {part!r} for prompt {index}; expected a substring, a (start, end) tuple of characters, a range of "
+            "positions, or a list of those; one entry per prompt goes into a list."
+        )
     start, end = part
     if not 0 <= start < end <= len(text):
-        raise BadAddress(f"span {name!r}: characters {start} to {end} are outside prompt {index}, which has {len(text)}.")
+        raise BadAddress(
+            f"span {name!r}: characters {start} to {end} are outside prompt {index}, which has {len(text)}."
+        )
     return int(start), int(end)
 
 

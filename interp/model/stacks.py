@@ -98,7 +98,9 @@ class Stack:
         found = self.layers[index]
         if found is None:
             with_attention = [i for i, layer in enumerate(self.layers) if layer]
-            raise BadAddress(f"Layer {index} of stack {self.name!r} has no attention; layers that do: {with_attention}.")
+            raise BadAddress(
+                f"Layer {index} of stack {self.name!r} has no attention; layers that do: {with_attention}."
+            )
         return found
 
     def width(self, site: Site, layer: int) -> int:

@@ -86,7 +86,9 @@ class Readings:
             return parts[0]
         shapes = {tuple(part.shape) for part in parts}
         if len(shapes) > 1:
-            raise BadInput(f"{at}: the layers have unequal shapes {sorted(shapes)}; index one layer at a time (layer=int).")
+            raise BadInput(
+                f"{at}: the layers have unequal shapes {sorted(shapes)}; index one layer at a time (layer=int)."
+            )
         return torch.stack(parts)
 
     def _same_stack(self, reading: Reading, stack: str | None) -> bool:

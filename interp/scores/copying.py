@@ -44,7 +44,7 @@ def copying_ratio(
     raised = raised.transpose(1, 2)
     total = raised.sum(-1)
     ratio = (share * raised).sum(-1) / total.clamp(min=1e-9)
-    counted = sample[:, None, :] & (mass > 1e-6)
+    counted = sample[:, None, :] & (mass > 1e-6)  # noqa: PLR2004 - nothing but rounding
     number = counted.sum(-1)
     mean = torch.where(counted, ratio, torch.zeros_like(ratio)).sum(-1) / number.clamp(min=1)
     return torch.where(number > 0, mean, torch.full_like(mean, torch.nan))

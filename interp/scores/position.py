@@ -58,8 +58,8 @@ def induction(
     """``[batch, head]`` mean over tokens that stood before: the mass on the tokens that followed.
 
     ``mean_i sum_{j < i - 1, t_j = t_i} A[i, j + 1]`` over the rows i that have such a j. On BOS and S distinct tokens
-    said twice this is the mean of the diagonal at offset 1 - S without its first entry, which is no induction event: the
-    query there is the last token of the first copy.
+    said twice this is the mean of the diagonal at offset 1 - S over the second copy's rows; the entry before them is no
+    induction event, its query being the last token of the first copy.
 
     Args:
         pattern: attention patterns.
@@ -74,7 +74,7 @@ def induction(
 
 
 def earlier_copies(ids: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos pos"]:
-    """``[batch, query, key]`` True where the key is an earlier occurrence of the query's token; padding never counts."""
+    """``[batch, query, key]`` True where the key is an earlier copy of the query's token; padding never counts."""
     same = ids[:, :, None] == ids[:, None, :]
     before = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=ids.device).tril(-1)
     return same & before & mask[:, :, None] & mask[:, None, :]

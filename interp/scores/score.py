@@ -106,7 +106,9 @@ def _from_patterns(model: Model, batch: Batch, names: Sequence[str]) -> dict[str
     for name in names:
         module, function = SCORES[name].function.split(":")
         reduce = getattr(importlib.import_module(module), function)
-        by_layer = {layer: reduce(seen[at], batch.ids, batch.mask) for layer, at in zip(_layers(model), reads, strict=True)}
+        by_layer = {
+            layer: reduce(seen[at], batch.ids, batch.mask) for layer, at in zip(_layers(model), reads, strict=True)
+        }
         made[name] = _grid(model, by_layer, len(batch))
     return made
 

@@ -22,14 +22,13 @@ if TYPE_CHECKING:
 class ZooModel:
     """One model: what it is, where its files are (``None`` where it is built by code), and what is known of it.
 
-    ``checkpoints`` are the steps at which training was saved, the last one excluded: that is the model itself.
+    ``checkpoints`` are the steps at which training was saved, the last of them the end of training.
     ``heads`` maps a role to the heads that have it, as ``L1.H0``.
     """
 
     name: str
     description: str
     folder: str | None
-    last_step: int | None
     checkpoints: tuple[int, ...]
     heads: Mapping[str, tuple[str, ...]]
     known: str
@@ -48,8 +47,7 @@ ZOO: Mapping[str, ZooModel] = MappingProxyType(
             name="induction",
             description="2-layer GPT-2 of 417 English words, trained on repeats by its task loss alone",
             folder="induction",
-            last_step=4000,
-            checkpoints=(0, 300, 500, 600, 700, 800, 900, 1000, 1250, 1750, 2500),
+            checkpoints=(0, 300, 500, 600, 700, 800, 900, 1000, 1250, 1750, 2500, 4000),
             heads=MappingProxyType({"previous_token": ("L0.H0",), "induction": ("L1.H0",)}),
             known="one induction head fed by one soft previous-token head; no head was supervised",
         ),
@@ -57,7 +55,6 @@ ZOO: Mapping[str, ZooModel] = MappingProxyType(
             name="induction-planted",
             description="the same network with its previous-token and induction heads supervised (ground truth)",
             folder="induction_planted",
-            last_step=1800,
             checkpoints=(),
             heads=MappingProxyType({"previous_token": ("L0.H0",), "induction": ("L1.H0",)}),
             known="L0.H0 and L1.H0 were trained to be what they are; the others joined as they liked",
@@ -66,7 +63,6 @@ ZOO: Mapping[str, ZooModel] = MappingProxyType(
             name="handmade",
             description="2-layer GPT-2 with weights worked out on paper: every pattern, path and logit known exactly",
             folder=None,
-            last_step=None,
             checkpoints=(),
             heads=MappingProxyType(
                 {
@@ -100,23 +96,22 @@ def path(name: str) -> Path:
 
 
 def checkpoints(name: str) -> tuple[Checkpoint, ...]:
-    """The moments of training that were kept, first to last; the last is the model itself.
+    """The moments of training that were kept, first to last, empty for a model that kept none.
 
-    Earlier weights are stored in half precision and load as float32. Empty for models that kept none.
+    They are stored in half precision and load as float32; the last is the finished model, so rounded.
 
     Raises:
         UnknownName: no such model.
 
     Example:
-        >>> checkpoints("induction")[0].step, checkpoints("induction")[-1].path == path("induction")
-        (0, True)
+        >>> checkpoints("induction")[0].step, checkpoints("induction")[-1].step
+        (0, 4000)
     """
     model = lookup(name, ZOO, "zoo model")
-    if not model.checkpoints or model.last_step is None:
+    if not model.checkpoints:
         return ()
-    folder = path(name)
-    kept = [Checkpoint(step, folder / "checkpoints" / f"step-{step:05d}") for step in model.checkpoints]
-    return (*kept, Checkpoint(model.last_step, folder))
+    folder = path(name) / "checkpoints"
+    return tuple(Checkpoint(step, folder / f"step-{step:05d}") for step in model.checkpoints)
 
 
 def build(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:

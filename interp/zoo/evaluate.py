@@ -26,7 +26,7 @@ def evaluate(network: PreTrainedModel, *, n_rows: int = 64) -> dict[str, Any]:
         (to the token after that one: a head that scores high here copies from one step further on).
     """
     ids = evaluation_rows(n_rows, length=LENGTH)
-    was_training, kernels = network.training, network.config._attn_implementation
+    was_training, kernels = network.training, network.config._attn_implementation or "sdpa"
     network.eval()
     network.set_attn_implementation("eager")
     try:
@@ -53,6 +53,30 @@ def evaluate(network: PreTrainedModel, *, n_rows: int = 64) -> dict[str, Any]:
         "induction": offset(LENGTH - 1, LENGTH + 1),
         "shifted": offset(LENGTH - 2, LENGTH + 1),
     }
+
+
+def loss_without_each_head(network: PreTrainedModel, *, n_rows: int = 64) -> list[list[float]]:
+    """``[layer][head]`` the second half's loss, from its second token on, with that head's output set to zero."""
+    ids = evaluation_rows(n_rows, length=LENGTH)
+    blocks: Any = network.get_submodule("transformer.h")
+    n_heads = network.config.n_head
+    width = network.config.n_embd // n_heads
+
+    def without(block: Any, head: int) -> float:
+        def silence(_module: Any, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+            kept = inputs[0].clone()
+            kept[..., head * width : (head + 1) * width] = 0
+            return (kept,)
+
+        handle = block.attn.c_proj.register_forward_pre_hook(silence)
+        try:
+            with torch.no_grad():
+                logits = network(ids).logits[:, LENGTH + 1 : -1]
+        finally:
+            handle.remove()
+        return F.cross_entropy(logits.transpose(1, 2), ids[:, LENGTH + 2 :]).item()
+
+    return [[round(without(block, head), 4) for head in range(n_heads)] for block in blocks]
 
 
 def _rounded(values: torch.Tensor) -> list[list[float]]:

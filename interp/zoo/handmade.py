@@ -29,8 +29,8 @@ L1.H1    nothing. Query and key 0: row i attends 1/(i + 1) to each of its keys. 
          but nothing reaches the stream.
 =======  ==========================================================================================================
 
-**Logits** are the OUTPUT block: 0 for all 16 tokens where nothing repeats (loss ``ln 16 = 2.7726``), else ``VOTE/k`` for
-each token that followed one of the k earlier copies. With one earlier copy the loss is ``ln(1 + 15 e^-VOTE) = 6.8e-4``.
+**Logits** are the OUTPUT block: 0 for all 16 tokens where nothing repeats (loss ``ln 16 = 2.7726``), else ``VOTE/k``
+for each token that followed one of the k earlier copies. With one copy the loss is ``ln(1 + 15 e^-VOTE) = 6.8e-4``.
 
 **Ablation.** Zero L0.H0: PREVIOUS is empty, L1.H0 rests on place 0, all logits are 0. Zero L1.H0: all logits are 0.
 Zero L0.H1 or L1.H1: nothing changes. The one path that matters is ``TOKEN → L0.H0 → key of L1.H0 → OUTPUT``.
@@ -40,7 +40,7 @@ All this supposes that ``<bos>`` comes first and nowhere else.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -109,7 +109,7 @@ def build() -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
     return network.eval(), build_tokenizer(WORDS, context=CONTEXT)
 
 
-def _previous_token(attention: torch.nn.Module, head: int) -> None:
+def _previous_token(attention: Any, head: int) -> None:
     query, key, value, output = _parts(attention, head)
     asks_for = torch.diag(torch.ones(CONTEXT - 1), -1)  # place i -> place i - 1
     query[PLACE, :CONTEXT] = _entry(STRONG) * asks_for
@@ -118,7 +118,7 @@ def _previous_token(attention: torch.nn.Module, head: int) -> None:
     _write(output[:VOCABULARY], PREVIOUS, torch.eye(VOCABULARY))
 
 
-def _duplicate_token(attention: torch.nn.Module, head: int) -> None:
+def _duplicate_token(attention: Any, head: int) -> None:
     query, key, value, output = _parts(attention, head)
     places = slice(VOCABULARY, VOCABULARY + CONTEXT)
     query[TOKEN, :VOCABULARY] = _entry(STRONG) * torch.eye(VOCABULARY)
@@ -129,7 +129,7 @@ def _duplicate_token(attention: torch.nn.Module, head: int) -> None:
     _write(output[:VOCABULARY], SEEN, torch.eye(VOCABULARY))
 
 
-def _induction(attention: torch.nn.Module, head: int) -> None:
+def _induction(attention: Any, head: int) -> None:
     query, key, value, output = _parts(attention, head)
     query[TOKEN, :VOCABULARY] = _entry(STRONG) * torch.eye(VOCABULARY)
     key[PREVIOUS, :VOCABULARY] = torch.eye(VOCABULARY)
@@ -140,17 +140,17 @@ def _induction(attention: torch.nn.Module, head: int) -> None:
     _write(output[:VOCABULARY], OUTPUT, VOTE * torch.eye(VOCABULARY))
 
 
-def _nothing(attention: torch.nn.Module, head: int) -> None:
+def _nothing(attention: Any, head: int) -> None:
     _, _, value, _ = _parts(attention, head)
     value[TOKEN, :VOCABULARY] = torch.eye(VOCABULARY)
 
 
-def _parts(attention: torch.nn.Module, head: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Views of one head's query, key and value weights ``[d_model, d_head]`` and output weights ``[d_head, d_model]``."""
-    fused: Tensor = attention.c_attn.weight  # type: ignore[union-attr, assignment]
+def _parts(attention: Any, head: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Views of a head's query, key, value weights ``[d_model, d_head]`` and output weights ``[d_head, d_model]``."""
+    fused: Tensor = attention.c_attn.weight
     starts = [part * D_MODEL + head * D_HEAD for part in range(3)]
     query, key, value = (fused[:, start : start + D_HEAD] for start in starts)
-    output: Tensor = attention.c_proj.weight[head * D_HEAD : (head + 1) * D_HEAD]  # type: ignore[union-attr, index]
+    output: Tensor = attention.c_proj.weight[head * D_HEAD : (head + 1) * D_HEAD]
     return query, key, value, output
 
 

@@ -61,7 +61,7 @@ def _lay_composition(network: GPT2LMHeadModel, recipe: Recipe, generator: torch.
     width = recipe.width // recipe.heads
     axes = _subspace(recipe.width, recipe.width, generator)
     place, content, channel = axes[:, :width], axes[:, width : 2 * width], axes[:, 2 * width : 3 * width]
-    body = network.transformer
+    body: Any = network.transformer
     body.wpe.weight.copy_(_waves(recipe, network.config.initializer_range) @ place.T)
     body.wte.weight.sub_(body.wte.weight @ channel @ channel.T)
     first, second = body.h[0].attn, body.h[1].attn
@@ -75,7 +75,8 @@ def _lay_composition(network: GPT2LMHeadModel, recipe: Recipe, generator: torch.
 def _make_mimetic(network: GPT2LMHeadModel, recipe: Recipe, generator: torch.Generator) -> None:
     """In every head the queries equal the keys, and the output weights are the transposed values, scaled."""
     width = recipe.width // recipe.heads
-    for block in network.transformer.h:
+    blocks: Any = network.transformer.h
+    for block in blocks:
         for head in range(recipe.heads):
             compared = _subspace(recipe.width, width, generator)
             _set_head(block.attn.c_attn.weight, head, query=compared, key=compared)

@@ -22,7 +22,7 @@ class Repeats(NamedTuple):
     ids: Int[Tensor, "batch pos"]
     weight: Float[Tensor, "batch pos"]
     predictable: Tensor
-    period: Int[Tensor, "batch"]
+    period: Int[Tensor, " batch"]
 
 
 def training_rows(recipe: Recipe, generator: torch.Generator) -> Repeats:

@@ -93,7 +93,8 @@ def _losses(network: GPT2LMHeadModel, rows: Repeats, recipe: Recipe) -> tuple[Te
     queries_and_keys: list[Tensor] = []
     handles = []
     if recipe.planting:
-        for block in network.transformer.h:
+        blocks: Any = network.transformer.h
+        for block in blocks:
             handles.append(block.attn.c_attn.register_forward_hook(lambda _m, _i, out: queries_and_keys.append(out)))
     try:
         hidden = network.transformer(rows.ids).last_hidden_state[:, :-1]
@@ -127,7 +128,7 @@ def _log_pattern(fused: Tensor, recipe: Recipe) -> Tensor:
 
 
 def make(recipe: Recipe, folder: Path, *, seed: int, threads: int, quiet: bool = False) -> dict[str, Any]:
-    """Trains by ``recipe``, writes weights, tokenizer, checkpoints, curve and card to ``folder``; the card comes back."""
+    """Trains by ``recipe`` and writes weights, tokenizer, checkpoints, curve and card; the card comes back."""
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     tokenizer = build_tokenizer(context=recipe.context)

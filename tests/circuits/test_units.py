@@ -111,4 +111,5 @@ def test_the_seed_of_a_unit_is_a_function_of_the_unit() -> None:
 def test_fingerprints_tell_order_shape_and_value_apart() -> None:
     assert fingerprint_of(np.array([[1, 2]])) != fingerprint_of(np.array([1, 2]))
     assert fingerprint_of(np.array([1, 2])) != fingerprint_of(np.array([2, 1]))
-    assert fingerprint_of(np.array([1, 2])) == fingerprint_of([1, 2])
+    assert fingerprint_of(np.array([1, 2])) == fingerprint_of(np.array([1, 2])) != fingerprint_of(np.array([1.0, 2.0]))
+    assert fingerprint_of(["L0.H1"], 3) == fingerprint_of(["L0.H1"], 3) != fingerprint_of(["L0.H2"], 3)

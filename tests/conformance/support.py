@@ -57,6 +57,8 @@ def load_case(name: str) -> Case:
 def double_case(case: Case) -> Case:
     """A float64 copy, for finite differences."""
     copied = deepcopy(case.hf).double()
+    if copied._can_set_experts_implementation():
+        copied.set_experts_implementation("eager")  # the grouped one knows no float64
     tiny = TinyModel(case.tiny.name, copied, case.tiny.kind, case.tiny.make, case.tiny.stacks)
     return Case(tiny, interp.load(copied, check=False))
 

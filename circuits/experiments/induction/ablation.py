@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import interp
-from circuits.experiments.induction.answers import Answers, measure, second_copy_columns
+from circuits.experiments.induction.answers import Answers, joined, measure, second_copy_columns
 from circuits.experiments.induction.job import Job
 from circuits.experiments.induction.prompts import Repeated
 from circuits.units import Arrays, fingerprint_of
@@ -65,14 +65,14 @@ class Replacement:
 
 
 def losses_without(job: Job, prompts: Repeated, answers: Answers, edits: Sequence[Edit]) -> dict[str, np.ndarray]:
-    """``loss`` and ``difference`` on the second copy under ``edits``; see :func:`measure`."""
+    """``loss`` and ``lead`` on the second copy under ``edits``; see :func:`measure`."""
     run = interp.run(job.model, job.batch(prompts), edits=list(edits), logits=second_copy_columns(prompts))
     assert run.logits is not None, "a decoder gives logits"
     return measure(run.logits, answers)
 
 
 def unedited(job: Job, prompts: Repeated, answers: Answers, split: str) -> Arrays:
-    """``loss`` ``[prompt]`` and ``difference`` ``[prompt, 1 + draw]`` with nothing changed."""
+    """``loss`` ``[prompt]`` and ``lead`` ``[1 + draw]`` with nothing changed."""
     parts = []
     with job.progress.stage(f"Unedited, {split}", len(prompts.chunks(job.config.batch_size))) as done:
         for chunk, its in _chunks(job, prompts, answers):
@@ -85,13 +85,13 @@ def unedited(job: Job, prompts: Repeated, answers: Answers, split: str) -> Array
                 )
             )
             done()
-    return _joined(parts)
+    return joined(parts)
 
 
 def without_each_head(
     job: Job, replacement: Replacement, prompts: Repeated, answers: Answers, split: str
 ) -> dict[Head, Arrays]:
-    """Head -> ``loss`` ``[prompt]`` and ``difference`` ``[prompt, 1 + draw]`` with that head's output replaced."""
+    """Head -> ``loss`` ``[prompt]`` and ``lead`` ``[1 + draw]`` with that head's output replaced."""
     method, heads = job.config.ablation, job.model.heads()
     layers = [layer for layer, width in enumerate(job.widths) if width]
     collected: dict[Head, list[Arrays]] = {head: [] for head in heads}
@@ -103,14 +103,14 @@ def without_each_head(
 
                 def compute(chunk: Repeated = chunk, its: Answers = its, mine: list[Head] = mine) -> Arrays:
                     found = [losses_without(job, chunk, its, replacement.edits([head], chunk)) for head in mine]
-                    return {name: np.stack([part[name] for part in found], axis=1) for name in found[0]}
+                    return {name: np.stack([part[name] for part in found]) for name in found[0]}
 
                 key = f"without/{method}/{split}/layer {layer}"
                 part = job.get(key, chunk, compute, also=[its.fingerprint, job.reference.fingerprint])
                 for place, head in enumerate(mine):
-                    collected[head].append({name: array[:, place] for name, array in part.items()})
+                    collected[head].append({name: array[place] for name, array in part.items()})
                 done()
-    return {head: _joined(parts) for head, parts in collected.items()}
+    return {head: joined(parts) for head, parts in collected.items()}
 
 
 def without_sets(
@@ -185,7 +185,3 @@ def _chunks(job: Job, prompts: Repeated, answers: Answers) -> list[tuple[Repeate
     size = job.config.batch_size
     rows = [slice(begin, begin + size) for begin in range(0, len(prompts), size)]
     return [(prompts.select(row), answers.select(row)) for row in rows]
-
-
-def _joined(parts: Sequence[Arrays]) -> Arrays:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

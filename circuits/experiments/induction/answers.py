@@ -7,6 +7,7 @@ their difference to one side: what still moves it is the null for "this head mat
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,18 +77,26 @@ def second_copy_columns(prompts: Repeated) -> Int[Tensor, "batch pos"]:
 
 
 def measure(logits: Float[Tensor, "batch pos vocab"], answers: Answers) -> dict[str, np.ndarray]:
-    """``loss`` ``[batch]`` in nats, and ``difference`` ``[batch, 1 + draw]``, both averaged over positions.
+    """``loss`` ``[batch]`` in nats, and ``lead`` ``[1 + draw]`` summed over the prompts; both are means over positions.
+
+    The lead is the logit of the right token minus that of the wrong one: first with the prompts' own answers, then
+    with each reassignment.
 
     Args:
         logits: at the columns that predict the second copy.
-        answers: the tokens there; only their logits are looked at for ``difference``.
+        answers: the tokens there; only their logits are looked at for ``lead``.
     """
     exact = logits.float()
     right, wrong = (torch.from_numpy(ids).to(exact.device) for ids in (answers.right, answers.wrong))
-    total = torch.logsumexp(exact, dim=-1)
     own = exact.gather(-1, right)
-    difference = own - exact.gather(-1, wrong)
+    lead = (own - exact.gather(-1, wrong)).mean(1)
+    loss = (torch.logsumexp(exact, dim=-1) - own[..., 0]).mean(-1)
+    return {"loss": loss.cpu().numpy(), "lead": lead.cpu().double().sum(0).numpy()}
+
+
+def joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """What :func:`measure` gives for all prompts, from what it gave for parts of them."""
     return {
-        "loss": (total - own[..., 0]).mean(-1).cpu().numpy(),
-        "difference": difference.mean(1).cpu().numpy(),
+        "loss": np.concatenate([part["loss"] for part in parts]),
+        "lead": np.sum([part["lead"] for part in parts], axis=0),
     }

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from circuits.experiments.induction.findings import Findings, Group, heads_above, named
-from circuits.experiments.induction.grouping import BY_EFFECT, INDUCTION_HEADS
+from circuits.experiments.induction.grouping import BY_EFFECT, INDUCTION_HEADS, PREVIOUS_HEADS, SHARING_HEADS
 from interp.address import Head
-from interp.numerals import numeral, span
+from interp.numerals import numeral
+from interp.stats import Interval
 from interp.stats.nulls import FEWEST_SETS
 
 QUESTION = (
     "Which heads look one token back, which complete text that was said before, and what happens to the model's "
     "predictions without them?"
 )
+THROUGH = 0.25  # patterns carry an effect where at most this share of it is left with patterns held still
 HELPED = 0.8  # the second copy counts as foreseen where its loss is below this share of the first's
 
 
@@ -47,25 +49,24 @@ def foresees(findings: Findings) -> bool:
 
 def _who(findings: Findings) -> str:
     induction, beside = findings.called("induction"), findings.beside()
-    copying = _copying(findings)
+    rest = f"{_looking_back(findings)}; {_copying(findings)}."
     if induction:
-        heads = f"{_do(induction, 'complete')} repeated text in {findings.model} ({_scored(induction)})"
-        return f"{heads}, {_looking_back(findings)}; {copying}."
-    if beside:
+        who = f"{_doing(induction, 'complete')} repeated text"
+    elif beside:
         head, offset, share = beside[0]
-        return (
-            f"No head of {findings.model} has an induction score of {findings.threshold:g}, but {head} looks {offset} "
-            f"tokens after the earlier copy with {numeral(share, 2)} of its attention (induction shifted, not its "
-            f"absence), {_looking_back(findings)}; {copying}."
+        who = (
+            f"no head has an induction score of {findings.threshold:g}, but {head} looks {offset} tokens after the "
+            f"earlier copy with {_short(share)} of its attention (induction shifted, not its absence)"
         )
-    highest = _highest(findings, "induction")
-    return f"{findings.model} has no induction head ({highest}), {_looking_back(findings)}; {copying}."
+    else:
+        who = f"there is no induction head ({_highest(findings, 'induction')})"
+    return f"In the model {findings.model!r}, {who}, {rest}"
 
 
 def _looking_back(findings: Findings) -> str:
     previous = findings.called("previous_token")
     if previous:
-        return f"and {_do(previous, 'look')} one token back ({_scored(previous)})"
+        return f"and {_doing(previous, 'look')} one token back"
     sharing = findings.called("previous_token", findings.threshold / 2)
     if sharing:
         return f"and looking one token back is shared, no head giving {findings.threshold:g} to it ({_scored(sharing)})"
@@ -76,34 +77,47 @@ def _copying(findings: Findings) -> str:
     first, second = (findings.interval(part) for part in (findings.losses.first, findings.losses.second))
     word = "is foreseen" if foresees(findings) else "is hardly foreseen"
     return (
-        f"the second copy of random tokens {word} (loss {numeral(second.mean, 2)} "
-        f"{span(second.low, second.high, 2)} nats, {numeral(first.mean, 2)} on the first)"
+        f"the second copy of random tokens {word} (loss {_short(second.mean)} {_between(second)} nats, "
+        f"{_short(first.mean)} on the first)"
     )
 
 
 def _without(findings: Findings) -> list[str]:
-    group = findings.group(BY_EFFECT)
+    """What the loss does without the induction heads, or else without the heads that matter most."""
+    group = findings.group(INDUCTION_HEADS) or findings.group(BY_EFFECT)
     if group is None:
         return []
-    rise, null = group.effect, group.null
-    verb = {"zero": "set to zero", "mean": "replaced by their mean", "resample": "replaced by another prompt's"}
+    return [f"{_rise(findings, group)}.", *_through_patterns(findings)]
+
+
+def _rise(findings: Findings, group: Group) -> str:
+    method = {"zero": "set to zero", "mean": "replaced by its mean", "resample": "replaced by another prompt's"}
     text = (
-        f"With {named(group.heads)} {verb[findings.ablation]}, that loss rises by {numeral(rise.mean, 2)} "
-        f"{span(rise.low, rise.high, 2)} nats"
+        f"With the output of {named(group.heads)} {method[findings.ablation]}, that loss rises by "
+        f"{_short(group.effect.mean)} {_between(group.effect)} nats"
     )
+    null = group.null
     if not null.n:
-        return [f"{text}; no other set has as many heads per layer, so there is nothing to compare it with."]
-    against = f"{text}, against {numeral(null.null_mean, 2)} {span(null.low, null.high, 2)} for {_sets(group)}"
-    if null.p is None:
-        return [f"{against} (too few sets for a p-value)."]
+        return f"{text}; no other set has as many heads per layer, so there is nothing to compare it with"
+    kind = "other" if group.matched.exhaustive else "random"
+    sets = f"the {null.n} {kind} sets of as many heads per layer" if null.n > 1 else "the one other head set like it"
+    shared = ", some sharing a head with it" if group.matched.overlap else ""
+    against = f"{text}, against {_short(null.null_mean)} on average over {sets}{shared}"
+    if group.adjusted is None:
+        return f"{against} (too few for a p-value)"
     verdict = "" if group.stands_out() else ", so it is not told apart from random heads"
-    return [f"{against} (p = {numeral(group.adjusted)}){verdict}."]
+    return f"{against} (p = {numeral(group.adjusted)}){verdict}"
 
 
-def _sets(group: Group) -> str:
-    count = group.null.n
-    kind = "other sets" if group.matched.exhaustive else "random sets"
-    return f"{count} {kind} of as many heads per layer"
+def _through_patterns(findings: Findings) -> list[str]:
+    """Heads that work through where later heads look: without them the loss rises, but not with patterns held still."""
+    group = findings.group(PREVIOUS_HEADS) or findings.group(SHARING_HEADS)
+    if group is None or group.held is None or group.effect.low <= 0 or group.held.mean > THROUGH * group.effect.mean:
+        return []
+    return [
+        f"Without {named(group.heads)} it rises by {_short(group.effect.mean)}, and by {_short(group.held.mean)} with "
+        "every attention pattern held still: the work is done through where later heads look."
+    ]
 
 
 def _claims(findings: Findings) -> str:
@@ -139,7 +153,7 @@ def _redundancy(findings: Findings) -> list[str]:
     if group.effect.low > 0 and alone < 0.5 * group.effect.mean:
         return [
             f"The {len(group.heads)} induction heads stand in for each other: together they cost "
-            f"{numeral(group.effect.mean, 2)} nats, the costliest alone {numeral(alone, 2)}."
+            f"{_short(group.effect.mean)} nats, the costliest alone {_short(alone)}."
         ]
     return []
 
@@ -154,12 +168,18 @@ def _method(findings: Findings) -> list[str]:
     return lines
 
 
-def _do(pairs: list[tuple[Head, float]], verb: str) -> str:
-    return f"1 head {verb}s" if len(pairs) == 1 else f"{len(pairs)} heads {verb}"
+def _doing(pairs: list[tuple[Head, float]], verb: str, most: int = 3) -> str:
+    """``L1.H0 (0.93) completes`` or ``9 heads (L3.H6 0.73, ... and 6 more) look``."""
+    if len(pairs) == 1:
+        return f"{pairs[0][0]} ({_short(pairs[0][1])}) {verb}s"
+    if len(pairs) <= most:
+        *before, last = [f"{head} ({_short(score)})" for head, score in pairs]
+        return f"{', '.join(before)} and {last} {verb}"
+    return f"{len(pairs)} heads ({_scored(pairs)}) {verb}"
 
 
 def _scored(pairs: list[tuple[Head, float]], most: int = 4) -> str:
-    text = ", ".join(f"{head} {numeral(score, 2)}" for head, score in pairs[:most])
+    text = ", ".join(f"{head} {_short(score)}" for head, score in pairs[:most])
     return text if len(pairs) <= most else f"{text} and {len(pairs) - most} more"
 
 
@@ -169,4 +189,13 @@ def _highest(findings: Findings, score: str) -> str:
     found = heads_above(findings.scores[score].values, -np.inf)
     if not found:
         return f"no {score} score is defined"
-    return f"highest score {numeral(found[0][1], 2)}, {found[0][0]}"
+    return f"highest score {_short(found[0][1])}, {found[0][0]}"
+
+
+def _short(value: float) -> str:
+    """Two decimals, whatever the size: the table holds the rest."""
+    return numeral(round(value, 2) + 0.0, 2)
+
+
+def _between(interval: Interval) -> str:
+    return "" if not np.isfinite(interval.low) else f"[{_short(interval.low)}, {_short(interval.high)}]"

@@ -51,6 +51,12 @@ class InductionConfig(ExperimentConfig):
     draws: int = Field(
         200, ge=2, le=10_000, description="random head sets to compare with; below 20 an interval is shown and no p"
     )
+    reassignments: int = Field(
+        999,
+        ge=2,
+        le=100_000,
+        description="how often answers are reassigned over prompts; as few as draws in a quick run",
+    )
     confidence: float = Field(0.95, gt=0.5, lt=1, description="of every interval")
     threshold: float = Field(0.4, gt=0, lt=1, description="a head is called by a score's name from this value on")
     emergence: bool = Field(

@@ -13,25 +13,24 @@ from circuits.experiments.induction.findings import Emergence
 from circuits.experiments.induction.job import Job
 from circuits.experiments.induction.reading import losses_of
 from circuits.experiments.induction.scoring import scores_of
-from circuits.manifest import files_fingerprint, model_folder
+from circuits.manifest import files_fingerprint
 from circuits.progress import Silent
+from interp import zoo
 
 SCORES = ("previous_token", "induction")
 _NAMED_BY_STEP = re.compile(r"(?:step|checkpoint)[-_]?0*(\d+)")
 
 
-def checkpoints(model: str) -> list[tuple[int, Path]]:
-    """(training step, folder) of each checkpoint beside a model, in order of steps; empty where it has none.
-
-    A checkpoint is a folder ``step-N`` or ``checkpoint-N`` with a config, inside the model's folder or in
-    ``checkpoints/`` inside it.
+def checkpoints_of(model: str) -> list[tuple[int, Path]]:
+    """(training step, folder) of each checkpoint of a model, first to last; empty where it has none.
 
     Args:
-        model: a zoo name or a folder; a hub id has none.
+        model: a zoo name; or a folder, whose checkpoints are folders ``step-N`` or ``checkpoint-N`` in it or in
+            ``checkpoints/`` inside it. A hub id has none.
     """
-    folder = model_folder(model)
-    if folder is None:
-        return []
+    if model in zoo.ZOO:
+        return [(step, path) for step, path in zoo.checkpoints(model)]
+    folder = Path(model).expanduser()
     found = [
         (int(named.group(1)), place)
         for place in [*folder.glob("*/"), *folder.glob("checkpoints/*/")]
@@ -43,7 +42,7 @@ def checkpoints(model: str) -> list[tuple[int, Path]]:
 def emergence(job: Job) -> Emergence | None:
     """How scores and losses grew during training, on the first batch of the selection prompts; ``None`` without
     checkpoints."""
-    places = checkpoints(job.config.model)
+    places = checkpoints_of(job.config.model)
     if not places:
         return None
     prompts = job.selection.select(slice(0, job.config.batch_size))
@@ -53,7 +52,7 @@ def emergence(job: Job) -> Emergence | None:
     with job.progress.stage("Over training", len(places)) as done:
         for _step, place in places:
             model = interp.load(str(place), tokenizer=job.model.tokenizer, check=False)
-            fingerprint = f"{files_fingerprint(str(place))}"
+            fingerprint = str(files_fingerprint(str(place)))
             then = dataclasses.replace(job, model=model, fingerprint=fingerprint, progress=Silent())
             losses = losses_of(then, prompts, "checkpoint")
             first.append(float(losses.first.mean()))

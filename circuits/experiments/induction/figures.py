@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 MOST_BARS = 16
-MOST_CURVES = 6
+MOST_CURVES = 4
 
 
 def loss_curve(losses: Losses, segment: int, start: int, confidence: float) -> go.Figure:
@@ -38,7 +38,7 @@ def offset_map(offsets: np.ndarray, heads: Sequence[Head]) -> go.Figure:
     return grid_heatmap(
         np.stack([mean[head.layer, head.index] for head in heads]),
         rows=[str(head) for head in heads],
-        columns=[f"{offset:+d}" if offset else "0" for offset in OFFSETS],
+        columns=[f"{offset:+d}".replace("-", "\u2212") if offset else "0" for offset in OFFSETS],
         name="attention",
         limits=(0.0, 1.0),
     )
@@ -123,6 +123,8 @@ def over_training(grown: Emergence) -> go.Figure:
     panels = [Panel("loss, nats", [Line("first copy", grown.first), Line("second copy", grown.second)])]
     for name, values in grown.scores.items():
         strongest = heads_above(values[-1], -np.inf)[:MOST_CURVES]
-        lines = [Line(f"{head} {name.replace('_', ' ')}", values[:, head.layer, head.index]) for head, _ in strongest]
+        lines = [Line(str(head), values[:, head.layer, head.index]) for head, _ in strongest]
         panels.append(Panel(name.replace("_", " "), lines))
-    return curve_panels(grown.steps, panels, x_name="training step")
+    fall = grown.steepest_fall()
+    marks = [] if fall is None else [Mark((fall[0] + fall[1]) / 2, "the second copy's loss falls most")]
+    return curve_panels(grown.steps, panels, x_name="training step", marks=marks)

@@ -26,6 +26,8 @@ from interp.stats import (
 )
 from interp.stats.nulls import FEWEST_SETS
 
+SHORT = {"previous_token": "previous", "duplicate_token": "duplicate", "prefix_matching": "prefix"}
+
 
 @dataclass(frozen=True, eq=False)
 class SingleHeads:
@@ -99,6 +101,21 @@ class Emergence:
     second: list[float]
     scores: Mapping[str, np.ndarray]
 
+    def steepest_fall(self) -> tuple[int, int] | None:
+        """The two neighbouring checkpoints between which the loss of the second copy falls most; ``None`` if never."""
+        falls = -np.diff(self.second)
+        if not len(falls) or falls.max() <= 0:
+            return None
+        place = int(falls.argmax())
+        return self.steps[place], self.steps[place + 1]
+
+    def first_above(self, score: str, threshold: float) -> tuple[int, Head] | None:
+        """The first checkpoint where a head reaches ``threshold``, and that head."""
+        for step, values in zip(self.steps, self.scores.get(score, ()), strict=False):
+            if found := heads_above(values, threshold):
+                return step, found[0][0]
+        return None
+
 
 @dataclass(frozen=True, eq=False)
 class Findings:
@@ -162,12 +179,12 @@ class Findings:
             {"head": [str(Head(*place)) for place in zip(effect["layer"], effect["head"], strict=True)]}
         )
         for name, scores in self.scores.items():
-            frame[name] = scores.values[effect["layer"], effect["head"]]
-        frame["effect on loss"] = effect["value"]
+            frame[SHORT.get(name, name)] = scores.values[effect["layer"], effect["head"]]
+        frame["effect"] = effect["value"]
         frame["low"], frame["high"] = effect["low"], effect["high"]
         if self.single.adjusted is not None:
             frame["p"] = self.single.adjusted[effect["layer"], effect["head"]]
-        return frame.sort_values("effect on loss", ascending=False, kind="stable", ignore_index=True)
+        return frame.sort_values("effect", ascending=False, kind="stable", ignore_index=True)
 
 
 def heads_above(values: np.ndarray, threshold: float) -> list[tuple[Head, float]]:
@@ -180,10 +197,10 @@ def heads_above(values: np.ndarray, threshold: float) -> list[tuple[Head, float]
 def single_heads(
     unedited: Arrays, without: Mapping[Head, Arrays], widths: Sequence[int], *, ablation: str
 ) -> SingleHeads:
-    """Effects of replacing each head, from the losses and logit differences with and without.
+    """Effects of replacing each head, from the losses and leads with and without.
 
     Args:
-        unedited: ``loss`` ``[prompt]``, ``difference`` ``[prompt, 1 + draw]``.
+        unedited: ``loss`` ``[prompt]``, ``lead`` ``[1 + draw]`` summed over prompts.
         without: the same for each head.
         widths: heads of each layer.
         ablation: what took the place of the head's output.
@@ -191,7 +208,7 @@ def single_heads(
     exact = {head: part["loss"].astype(float) - unedited["loss"] for head, part in without.items()}
     effect = HeadScores.from_array(
         head_grid(exact, widths),
-        name=f"effect of {ablation} ablation on the loss of the second copy",
+        name="rise of the loss",
         quantity="effect",
         sense=1,  # the loss rises without a head that helps
         sample_axis="prompt",
@@ -201,9 +218,8 @@ def single_heads(
             "off_distribution": ablation == "zero",
         },
     )
-    moved = {
-        head: (part["difference"].astype(float) - unedited["difference"]).mean(0) for head, part in without.items()
-    }
+    n = len(unedited["loss"])
+    moved = {head: ((part["lead"] - unedited["lead"]) / n) for head, part in without.items()}
     observed, *permuted = head_grid(moved, widths)
     if len(permuted) < FEWEST_SETS:
         return SingleHeads(effect, None)

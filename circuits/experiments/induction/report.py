@@ -25,7 +25,10 @@ MEANING: Mapping[str, str] = {
     "duplicate_token": "attention to the earlier copy of the current token",
     "induction": "attention to the token after the earlier copy of the current token",
     "prefix_matching": "attention to the tokens after all earlier copies of the current token, summed over copies",
-    "copying": "whether what the head moves raises the logit of the token it looks at, from −1 to 1",
+    "copying": (
+        "whether what the head writes raises the logit of the token it looks at, from −1 to 1; on tokens said once, "
+        "where a head that waits for a repeat has little to copy"
+    ),
 }
 LONGEST_PATTERN = 40  # tokens of a prompt whose attention is drawn
 
@@ -34,20 +37,20 @@ def report(job: Job, findings: Findings, conclusion: Conclusion) -> tuple[Page, 
     """The page, and its plotly figures by name."""
     drawn: dict[str, go.Figure] = {}
     sections = [
+        _scores(findings, drawn),
+        _attention(job, findings, drawn),
+        _offsets(findings, drawn),
+        _losses(job, findings, drawn),
         _without_one(findings, drawn),
         _without_several(findings, drawn),
-        _scores(findings, drawn),
-        _offsets(findings, drawn),
-        _attention(job, findings, drawn),
-        _losses(job, findings, drawn),
-        _natural(findings),
         _held(findings, drawn),
+        _natural(findings),
         _emergence(findings, drawn),
         _table(findings),
         _method(job, findings),
     ]
     page = Page(
-        title=f"Induction heads of {findings.model}",
+        title=f"Induction heads in the model {findings.model!r}",
         question=QUESTION,
         answer=conclusion.answer,
         doubt=conclusion.doubt,
@@ -61,9 +64,8 @@ def _key_figures(findings: Findings) -> list[KeyFigure]:
     first, second = (findings.interval(part) for part in (findings.losses.first, findings.losses.second))
     learning = findings.interval(findings.losses.learning)
     figures = [
-        KeyFigure("loss, first time", first.mean, _interval(first)),
-        KeyFigure("loss, second time", second.mean, _interval(second)),
-        KeyFigure("in-context learning", learning.mean, "second minus first, nats"),
+        KeyFigure("loss of the second copy", second.mean, f"{numeral(first.mean)} of the first; nats"),
+        KeyFigure("in-context learning", learning.mean, _interval(learning)),
     ]
     for score, label in (("induction", "induction heads"), ("previous_token", "previous-token heads")):
         if score in findings.scores:
@@ -207,8 +209,8 @@ def _natural(findings: Findings) -> Section | None:
     ]
     return Section(
         "On natural text",
-        f"{len(found.prompts)} texts, each said twice. The second time costs {learning} nats per token more than the "
-        f"first (less where negative).\n\nHighest scores on these texts: {'; '.join(scored)}.",
+        f"{len(found.prompts)} texts, each said twice. Saying a text again changes its loss per token by "
+        f"{learning}.\n\nHighest scores on these texts: {'; '.join(scored)}.",
         figures=strips,
     )
 
@@ -228,16 +230,27 @@ def _held(findings: Findings, drawn: dict[str, go.Figure]) -> Section | None:
 
 
 def _emergence(findings: Findings, drawn: dict[str, go.Figure]) -> Section | None:
-    if findings.emergence is None:
+    grown = findings.emergence
+    if grown is None:
         return None
-    drawn["emergence"] = draw.over_training(findings.emergence)
+    drawn["emergence"] = draw.over_training(grown)
+    told = [f"{len(grown.steps)} checkpoints of one training run, on one batch of prompts."]
+    if (fall := grown.steepest_fall()) is not None:
+        told.append(f"The loss of the second copy falls most between steps {fall[0]} and {fall[1]}.")
+    for score in grown.scores:
+        reached = grown.first_above(score, findings.threshold)
+        name = score.replace("_", " ")
+        told.append(
+            f"No head ever has a {name} score of {findings.threshold:g}."
+            if reached is None
+            else f"{reached[1]} is the first to reach a {name} score of {findings.threshold:g}, at step {reached[0]}."
+        )
     return Section(
         "Over training",
-        f"{len(findings.emergence.steps)} checkpoints of the same model, on one batch of prompts. Where the induction "
-        "scores rise is where the loss of the second copy falls.",
+        " ".join(told),
         figures=[
             Figure(
-                drawn["emergence"], "Loss of both copies, and the scores of the heads that are strongest in the end."
+                drawn["emergence"], "Loss of both copies, and the scores of the heads that are strongest at the end."
             )
         ],
     )

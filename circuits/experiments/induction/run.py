@@ -25,6 +25,7 @@ from circuits.outcome import Outcome, Workplace
 from circuits.units import Arrays
 from interp.address import At, Site
 from interp.errors import BadInput
+from interp.stats.nulls import FEWEST_SETS
 
 if TYPE_CHECKING:
     from circuits.experiments.induction.answers import Answers
@@ -69,7 +70,7 @@ def run(config: InductionConfig, place: Workplace) -> Outcome:
     return Outcome(
         answer=conclusion.answer,
         heads=findings.table(),
-        top=findings.wide().head(10),
+        top=findings.wide().drop(columns="duplicate", errors="ignore").head(10),  # what fits a terminal
         page=page,
         figures=figures,
         model=about,
@@ -156,7 +157,8 @@ def _prompts(model: Model, config: InductionConfig, purpose: str, n: int) -> Rep
 def _each_head(
     job: Job, replacement: Replacement, prompts: Repeated, split: str
 ) -> tuple[SingleHeads, Answers, Arrays]:
-    draws = job.config.draws if split == "evaluation" else 0
+    quick = job.config.draws < FEWEST_SETS
+    draws = 0 if split != "evaluation" else job.config.draws if quick else job.config.reassignments
     answers = assign_answers(prompts, draws=draws, seed=job.config.seed)
     base = unedited(job, prompts, answers, split)
     without = without_each_head(job, replacement, prompts, answers, split)

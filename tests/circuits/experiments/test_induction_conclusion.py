@@ -10,13 +10,14 @@ import pytest
 
 from circuits.experiments.induction.conclusion import conclude, foresees
 from circuits.experiments.induction.findings import (
+    Emergence,
     Findings,
     SingleHeads,
     adjusted_for_each_other,
     group_of,
     single_heads,
 )
-from circuits.experiments.induction.grouping import BY_EFFECT, INDUCTION_HEADS
+from circuits.experiments.induction.grouping import BY_EFFECT, INDUCTION_HEADS, PREVIOUS_HEADS
 from circuits.experiments.induction.offsets import OFFSETS
 from circuits.experiments.induction.reading import Losses
 from interp.address import Head
@@ -88,9 +89,11 @@ def findings(**changes: Any) -> Findings:
 
 def test_induction_heads_are_named_with_their_scores_and_what_they_need() -> None:
     said = conclude(findings())
-    assert "1 head completes repeated text in toy (L1.H0 0.90)" in said.answer
-    assert "L0.H1 0.80" in said.answer and "is foreseen" in said.answer
-    assert "rises by 5.00" in said.answer and "25 other sets" in said.answer
+    assert (
+        "In the model 'toy', L1.H0 (0.90) completes repeated text, and L0.H1 (0.80) looks one token back" in said.answer
+    )
+    assert "is foreseen" in said.answer and "rises by 5.00" in said.answer
+    assert "against 0.10 on average over the 25 other sets of as many heads per layer (p = 0.038)" in said.answer
     assert "L1.H0, L0.H1 also belong to a set that beats random heads" in said.doubt
 
 
@@ -106,8 +109,8 @@ def test_without_induction_heads_none_is_invented() -> None:
             groups=[],
         )
     )
-    assert "toy has no induction head (highest score 0.1" in said.answer
-    assert "1 head looks one token back (L0.H1 0.80)" in said.answer and "is hardly foreseen" in said.answer
+    assert "there is no induction head (highest score 0.1" in said.answer
+    assert "and L0.H1 (0.80) looks one token back" in said.answer and "is hardly foreseen" in said.answer
     assert "complete" not in said.answer and "matter by both" not in said.doubt
 
 
@@ -131,7 +134,7 @@ def test_a_shared_look_back_is_called_shared() -> None:
 def test_a_quick_run_shows_an_interval_and_no_p() -> None:
     few = adjusted_for_each_other([group(BY_EFFECT, [Head(0, 1), Head(1, 0)], 5.0, 0.1, 10)])
     said = conclude(findings(single=single(grid(L1H0=3.0), None), groups=few))
-    assert "too few sets for a p-value" in said.answer and "p =" not in said.answer
+    assert "too few for a p-value" in said.answer and "p =" not in said.answer
     assert "No head is said to matter" in said.doubt
 
 
@@ -159,6 +162,30 @@ def test_heads_that_stand_in_for_each_other_are_told() -> None:
     assert "stand in" not in lone.doubt
 
 
+def test_a_head_that_works_through_patterns_is_told_and_one_that_does_not_is_not() -> None:
+    looks_back = group(PREVIOUS_HEADS, [Head(0, 1)], 5.0, 0.1, 25)
+    for left, told in ((0.1, True), (4.0, False)):
+        held = dataclasses.replace(looks_back, held=dataclasses.replace(looks_back.effect, mean=left))
+        both = adjusted_for_each_other([group(INDUCTION_HEADS, [Head(1, 0)], 3.0, 0.1, 25), held])
+        said = conclude(findings(groups=both)).answer
+        assert ("Without L0.H1 it rises by 5.00, and by 0.10 with every attention pattern held still" in said) is told
+
+
+def test_heads_beyond_a_few_are_counted() -> None:
+    many = grid(L1H0=0.9, L1H1=0.8, L1H2=0.7, L1H3=0.6, L1H4=0.5)
+    said = conclude(findings(scores={"induction": score("induction", many), "previous_token": score("p", grid())}))
+    assert "5 heads (L1.H0 0.90, L1.H1 0.8" in said.answer and "and 1 more) complete repeated" in said.answer
+    assert "no head looks one token back" in said.answer
+
+
+def test_emergence_names_the_fall_and_the_first_head() -> None:
+    scores = np.stack([grid(), grid(L1H2=0.5), grid(L1H2=0.9, L1H0=0.95)])
+    grown = Emergence([0, 100, 300], [6.0, 6.0, 6.0], [6.0, 5.5, 0.1], {"induction": scores})
+    assert grown.steepest_fall() == (100, 300)
+    assert grown.first_above("induction", 0.4) == (100, Head(1, 2)) and grown.first_above("induction", 0.99) is None
+    assert Emergence([0, 100], [6.0, 6.0], [5.0, 6.0], {}).steepest_fall() is None
+
+
 def test_zeroing_is_called_off_distribution() -> None:
     assert "off-distribution" in conclude(findings(ablation="zero")).doubt
     assert "off-distribution" not in conclude(findings()).doubt
@@ -178,14 +205,14 @@ def test_an_effect_with_an_interval_around_zero_does_not_stand_out_whatever_p_sa
 
 def test_p_values_of_heads_come_from_the_largest_effect_of_any_head() -> None:
     """By hand: 24 reassignments whose largest effect is 1 in every draw but one, where it is 10."""
-    unedited = {"loss": np.zeros(2), "difference": np.zeros((2, 25))}
-    strong, weak = np.zeros((2, 25)), np.zeros((2, 25))
-    strong[:, 0], weak[:, 0] = -5.0, -0.5
-    weak[:, 1:] = 1.0
-    weak[:, 7] = 10.0
+    unedited = {"loss": np.zeros(2), "lead": np.zeros(25)}
+    strong, weak = np.zeros(25), np.zeros(25)
+    strong[0], weak[0] = -10.0, -1.0  # sums over two prompts
+    weak[1:] = 2.0
+    weak[7] = 20.0
     without = {
-        Head(0, 0): {"loss": np.array([1.0, 3.0]), "difference": strong},
-        Head(0, 1): {"loss": np.array([0.0, 0.0]), "difference": weak},
+        Head(0, 0): {"loss": np.array([1.0, 3.0]), "lead": strong},
+        Head(0, 1): {"loss": np.array([0.0, 0.0]), "lead": weak},
     }
     found = single_heads(unedited, without, [2], ablation="mean")
     assert found.effect.values.tolist() == [[2.0, 0.0]]

@@ -138,7 +138,7 @@ def test_measure_by_hand() -> None:
     answers.right = np.array([[[2, 0], [0, 1]], [[0, 1], [2, 0]]])
     answers.wrong = np.array([[[1, 1], [1, 2]], [[1, 2], [0, 2]]])
     found = measure(logits, answers)
-    np.testing.assert_allclose(found["difference"], [[(2 + 2) / 2, (-1 + 0) / 2], [(0 + 4) / 2, (0 - 4) / 2]])
+    np.testing.assert_allclose(found["lead"], [(2 + 2) / 2 + (0 + 4) / 2, (-1 + 0) / 2 + (0 - 4) / 2])
     expected = [
         (np.log(1 + np.e + np.e**3) - 3 + np.log(np.e**2 + 2) - 2) / 2,
         (np.log(3) + np.log(2 * np.e + np.e**5) - 5) / 2,
