@@ -97,6 +97,13 @@ def _refuse(model: Model, batch: Batch, edits: list[Edit], keywords: dict[str, A
             f"generate: prompts of unequal length ({batch.lengths}) are padded on the right; encode them with "
             "padding_side='left'."
         )
+    start = getattr(model.hf.generation_config, "decoder_start_token_id", None)
+    shifted = edits and "decoder_input_ids" in batch.inputs and start is not None
+    if shifted and model.hf.config.model_type != "whisper" and bool((batch.inputs["decoder_input_ids"][:, 0] != start).all()):
+        raise BadInput(
+            f"generate: the decoder's prompts do not begin with its start token {start}, which generate() would put before "
+            "them, so that the positions of edits would be off by one. Encode them with it: decoder= ids that begin with it."
+        )
     for edit in edits:
         if edit.prompt_only and edit.phase != "prefill":
             raise BadInput(f"generate: {edit} holds values for the prompt's rows alone; give it phase='prefill'.")

@@ -30,7 +30,9 @@ def span_masks(
                 )
             made[name] = given.to(real.device)
             continue
-        entries = [given] * len(real) if isinstance(given, str | range | tuple) else list(given)
+        if not isinstance(given, str | range | tuple | list):
+            raise BadInput(f"span {name!r}: a {type(given).__name__}; expected a substring, a range, or a list with one per prompt.")
+        entries = list(given) if isinstance(given, list) else [given] * len(real)
         if len(entries) != len(real):
             raise BadInput(f"span {name!r}: {len(entries)} entries for {len(real)} prompts; one each, or one for all.")
         rows = [_one(model, texts, name, i, entries[i], real[i]) for i in range(len(real))]

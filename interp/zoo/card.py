@@ -46,14 +46,15 @@ NO_SUPERVISION = "None: no head was told where to attend. Only the next-word los
 
 NOTES = {
     "composition": (
-        "The previous-token role lies in one head but is soft: half of L0.H0's attention, a fifth goes two tokens back and "
-        "a tenth stays; that is enough because L1.H0 compares sharply. On words said once L1.H0 rests on <bos> (four "
-        "fifths of its attention), so its copying score, which is taken on such words, is low. While copying is learned the first half's loss rises (words are copied where "
-        "nothing repeats) and falls again. The weights are those of one seed."
+        "The previous-token role lies in one head but is soft: half of L0.H0's attention, a fifth goes two tokens back "
+        "and a tenth stays; that is enough because L1.H0 compares sharply. On words said once L1.H0 rests on <bos> "
+        "(four fifths of its attention), so its copying score, which is taken on such words, is low. While copying is "
+        "learned the first half's loss rises (words are copied where nothing repeats) and falls again. The weights are "
+        "those of seed 0; seeds 1 and 2 gave the same two heads with the same scores to 0.02."
     ),
     "mimetic": (
         "Planting fixes where two heads look; what the others do was not supervised, and removing L0.H2 or L0.H3 hurts "
-        "too. The weights are those of one seed."
+        "too. The weights are those of seed 0."
     ),
 }
 

@@ -91,9 +91,12 @@ def _without(findings: Findings) -> list[str]:
 
 
 def _rise(findings: Findings, group: Group) -> str:
-    method = {"zero": "set to zero", "mean": "replaced by its mean", "resample": "replaced by another prompt's"}
+    several = len(group.heads) > 1
+    output, its = ("outputs", "their") if several else ("output", "its")
+    method = {"zero": "set to zero", "mean": f"replaced by {its} mean", "resample": "replaced by another prompt's"}
+    chosen = " (the largest effects on other prompts)" if group.name == BY_EFFECT else ""
     text = (
-        f"With the output of {named(group.heads)} {method[findings.ablation]}, that loss rises by "
+        f"With the {output} of {named(group.heads)}{chosen} {method[findings.ablation]}, that loss rises by "
         f"{_short(group.effect.mean)} {_between(group.effect)} nats"
     )
     null = group.null

@@ -35,7 +35,7 @@ class InductionConfig(ExperimentConfig):
         64, ge=4, le=100_000, description="prompts of random tokens: half to choose heads on, half to judge them on"
     )
     segment: int = Field(
-        50, ge=8, le=100_000, description="S: each prompt is a start token, S distinct random tokens, and the same S"
+        50, ge=4, le=100_000, description="S: each prompt is a start token, S distinct random tokens, and the same S"
     )
     texts: tuple[str, ...] = Field((), description="natural prompts; each is said twice")
     scores: tuple[Annotated[str, AfterValidator(known_score)], ...] = Field(

@@ -241,9 +241,9 @@ def _emergence(findings: Findings, drawn: dict[str, go.Figure]) -> Section | Non
         reached = grown.first_above(score, findings.threshold)
         name = score.replace("_", " ")
         told.append(
-            f"No head ever has a {name} score of {findings.threshold:g}."
+            f"No head ever reaches {findings.threshold:g} for {name}."
             if reached is None
-            else f"{reached[1]} is the first to reach a {name} score of {findings.threshold:g}, at step {reached[0]}."
+            else f"{reached[1]} is the first to reach {findings.threshold:g} for {name}, at step {reached[0]}."
         )
     return Section(
         "Over training",

@@ -19,7 +19,7 @@ from circuits.experiments.induction.offsets import offset_profile
 from circuits.experiments.induction.prompts import Repeated, random_prompts
 from circuits.experiments.induction.reading import losses_of
 from circuits.experiments.induction.report import report
-from circuits.experiments.induction.scoring import scores_of
+from circuits.experiments.induction.scoring import measurable, scores_of
 from circuits.manifest import describe_model
 from circuits.outcome import Outcome, Workplace
 from circuits.units import Arrays
@@ -100,7 +100,8 @@ def find(job: Job) -> Findings:
     """Every number of the experiment, stage by stage."""
     config, replacement = job.config, Replacement(job)
     chosen_by = scores_of(job, job.selection, [name for name in CHOOSING if name in config.scores], "selection")
-    scores = scores_of(job, job.evaluation, config.scores, "evaluation")
+    names, left_out = measurable(job, config.scores)
+    scores = scores_of(job, job.evaluation, names, "evaluation")
     losses = losses_of(job, job.evaluation, "evaluation")
     offsets = offset_profile(job)
     choosing, _, _ = _each_head(job, replacement, job.selection, "selection")
@@ -120,7 +121,7 @@ def find(job: Job) -> Findings:
         groups=groups,
         natural=found,
         emergence=emergence(job) if config.emergence else None,
-        notes=[*notes, *more],
+        notes=[*left_out, *notes, *more],
     )
 
 

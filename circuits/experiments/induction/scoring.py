@@ -10,6 +10,7 @@ import interp
 from circuits.experiments.induction.job import Job
 from circuits.experiments.induction.prompts import Repeated
 from circuits.units import Arrays
+from interp.errors import BadInput, Unsupported
 from interp.results import HeadScores
 from interp.scores import SCORES
 
@@ -39,6 +40,25 @@ def scores_of(job: Job, prompts: Repeated, names: Sequence[str], purpose: str) -
 def of_the_prompts(names: Sequence[str]) -> list[str]:
     """Those of ``names`` that are measured on the prompts given, not on random tokens of their own."""
     return [name for name in names if SCORES[name].needs == "pattern"]
+
+
+def measurable(job: Job, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Those of ``names`` that this model can be given, and a note on each that it cannot.
+
+    A score with prompts of its own may need more ordinary tokens, or a longer context, than a small model has.
+    """
+    kept, notes = [], []
+    first = job.batch(job.evaluation.select(slice(0, 1)))
+    for name in names:
+        try:
+            if SCORES[name].needs == "own":
+                interp.score(job.model, first, name)
+            kept.append(name)
+        except Unsupported:
+            raise
+        except BadInput as error:
+            notes.append(f"The score {name} was left out: {error}")
+    return kept, notes
 
 
 def _scores(job: Job, prompts: Repeated, names: Sequence[str]) -> Arrays:

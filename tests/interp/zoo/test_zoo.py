@@ -120,7 +120,7 @@ def test_the_card_says_what_is_lost_without_a_head() -> None:
 
 
 def test_the_notes_on_where_the_heads_rest() -> None:
-    """The card's note: L0.H0 half one back, a fifth two back, a tenth on itself; L1.H0 on <bos> where nothing repeats."""
+    """The card's note: L0.H0 half one back, a fifth two back, a tenth on itself; L1.H0 on <bos>."""
     model = AutoModelForCausalLM.from_pretrained(zoo.path("induction"), attn_implementation="eager").eval()
     with torch.no_grad():
         first, second = model(evaluation_rows(32)[:, : LENGTH + 1], output_attentions=True).attentions
