@@ -184,7 +184,7 @@ def _print_end(finished: Any) -> None:
             title = str(column).replace("_", " ")
             table.add_column(title, justify="left" if isinstance(value, str) else "right", min_width=6)
         for row in finished.top:
-            table.add_row(*(escape(_cell(value)) for value in row.values()))
+            table.add_row(*(escape(_cell(value, 3 if name == "p" else 2)) for name, value in row.items()))
         console.print(table)
     console.print(f"\n{escape(finished.answer)}")
     if finished.reused:
@@ -193,11 +193,11 @@ def _print_end(finished: Any) -> None:
     print(finished.report)  # never wrapped, so that it can be clicked or copied
 
 
-def _cell(value: Any) -> str:
-    """A cell of the printed table: two decimals, so that a row fits a terminal."""
+def _cell(value: Any, digits: int) -> str:
+    """A cell of the printed table: a fixed number of decimals, so that a row fits a terminal."""
     from interp.numerals import numeral
 
-    return numeral(round(value, 2) + 0.0, 2) if isinstance(value, float) else numeral(value)
+    return numeral(round(value, digits) + 0.0, digits) if isinstance(value, float) else numeral(value)
 
 
 def _print_json(content: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import shutil
@@ -97,6 +98,14 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
         for name in _OUR_FOLDERS:
             shutil.rmtree(self.path / name, ignore_errors=True)
+
+    def discard(self) -> None:
+        """Takes back what :meth:`prepare` made for a run that was refused; finished units stay."""
+        if any(self.units.glob("*.safetensors")):
+            return
+        self.clear()
+        with contextlib.suppress(OSError):
+            self.path.rmdir()  # only if it is empty
 
     def _refuse_another_run(self, settings: Mapping[str, Any]) -> None:
         path = self.path / "config.yaml"

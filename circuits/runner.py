@@ -18,7 +18,7 @@ from circuits.folder import FULL_DISK, RunFolder, default_folder
 from circuits.outcome import Workplace
 from circuits.progress import Silent
 from circuits.units import UnitStore
-from interp.errors import RunFailed
+from interp.errors import BadInput, LoadFailed, RunFailed
 from interp.files import write_whole
 
 if TYPE_CHECKING:
@@ -105,6 +105,9 @@ def run(
             "stages": dict(told.seconds),
         }
         _write(outcome, named, place, times, command or f"circuits.run({str(name)!r})")
+    except (BadInput, LoadFailed):
+        folder.discard()
+        raise
     except OSError as error:
         raise _stopped(error, place) from error
     return _finished(named, folder, reused=False)

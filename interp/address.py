@@ -85,7 +85,7 @@ class Head(NamedTuple):
     """
 
     layer: int
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]
     stack: str | None = None
 
     def __str__(self) -> str:

@@ -22,8 +22,8 @@ def answer_logits(logits: Tensor, batch: Batch) -> Float[Tensor, "batch vocab"]:
         return _wide(logits[:, 0])
     if logits.shape[1] != batch.width:
         raise BadInput(
-            f"The logits hold {logits.shape[1]} positions, the batch {batch.width}; this metric reads the answer's position: "
-            "run with logits='answers' or logits='all'."
+            f"The logits hold {logits.shape[1]} positions, the batch {batch.width}; this metric reads the answer's "
+            "position: run with logits='answers' or logits='all'."
         )
     rows = torch.arange(len(batch), device=logits.device)
     return _wide(logits[rows, batch.read_at.to(logits.device)])
@@ -105,8 +105,8 @@ def loss(logits: Tensor, batch: Batch) -> Float[Tensor, " batch"]:
     counts = wanted.sum(1)
     if not bool(counts.all()):
         raise BadInput(
-            f"loss: prompt {int(counts.argmin())} holds no token to predict; it needs at least two tokens (one of them in "
-            "the span 'loss', where the batch has that span)."
+            f"loss: prompt {int(counts.argmin())} holds no token to predict; it needs at least two tokens (one of "
+            "them in the span 'loss', where the batch has that span)."
         )
     return token_losses(logits, batch)[:, :-1].masked_fill(~wanted, 0.0).sum(1) / counts
 

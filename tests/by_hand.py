@@ -26,7 +26,7 @@ def context(edit: Edit, layer: int = 0, *, layers: tuple[int, ...] | None = None
             rows: int = 3, first: int = 0, keys: int | None = None, visible: Tensor | None = None,
             row_mask: Tensor | None = None, decode: Tensor | None = None, prompts: int = 1,
             stack: str = "text") -> Context:  # fmt: skip
-    """The context of one call: ``rows`` rows from absolute column ``first`` on, and as many keys as there are columns."""
+    """The context of one call: ``rows`` rows from absolute column ``first`` on, a key per column by default."""
     n_keys = first + rows if keys is None else keys
     return Context(
         at=edit.at[0].with_(stack=stack),
@@ -55,11 +55,11 @@ def causal(size: int) -> Tensor:
 
 
 def tiny_gpt2(*, layers: int = 3, dtype: torch.dtype = torch.float32, check: bool = False, seed: int = 0) -> Model:
-    """A GPT-2 of width 8 with 2 heads a layer, 13 tokens and 16 positions, weights wide enough for everything to matter."""
+    """A GPT-2 of width 8 with 2 heads a layer, 13 tokens and 16 positions, and weights wide enough to matter."""
     torch.manual_seed(seed)
     config = GPT2Config(
-        n_layer=layers, n_embd=8, n_head=2, vocab_size=13, n_positions=16, bos_token_id=0, eos_token_id=0, pad_token_id=0,
-        initializer_range=0.4,
+        n_layer=layers, n_embd=8, n_head=2, vocab_size=13, n_positions=16, bos_token_id=0, eos_token_id=0,
+        pad_token_id=0, initializer_range=0.4,
     )  # fmt: skip
     hf = GPT2LMHeadModel(config).eval()
     with torch.no_grad():

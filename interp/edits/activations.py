@@ -137,9 +137,10 @@ def add(at: At | Site | str, vector: Any, *, axes: str | None = None, by: float 
 def noise(at: At | Site | str, *, std: float, seed: int = 0, phase: Phase = "both") -> Edit:
     """An edit that adds Gaussian noise of standard deviation ``std``; 0 is neutral.
 
-    Each number depends on (seed, stack, site, layer, head, position among the prompt's own tokens, the prompt's content,
-    channel) alone, so that cached and uncached generation, any padding, any batch order and any batch size draw the same;
-    two equal prompts draw the same as well.
+    Each number depends on (seed, stack, site, layer, head, position among the prompt's own tokens, the prompt's
+    content,
+    channel) alone, so that cached and uncached generation, any padding, any batch order and any batch size draw the
+    same; two equal prompts draw the same as well.
     """
     where = address(at, _VECTORS, "noise")
     if isinstance(std, bool) or not isinstance(std, int | float) or not 0 <= std < math.inf:
@@ -275,7 +276,7 @@ def spread(value: Tensor, x: Tensor, ctx: Context, *, by_column: bool = False) -
 
 
 def _addressed(ctx: Context, held: int, device: torch.device) -> Tensor | None:
-    """``[batch or 1, held]`` the columns that the address names, ``None`` where it does not name ``held`` in each prompt."""
+    """``[batch or 1, held]`` the columns addressed, ``None`` where they are not ``held`` in each prompt."""
     pos = ctx.at.pos
     if pos is None or ctx.batch is None:
         return None

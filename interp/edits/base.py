@@ -109,8 +109,8 @@ class Value:
             allowed = {*at.site.axes, "layer"}
             if len(names) != tensor.ndim or len(set(names)) != len(names) or not set(names) <= allowed:
                 raise BadInput(
-                    f"{what} has shape {list(tensor.shape)} and axes={' '.join(names)!r}: expected one distinct name per "
-                    f"axis among {' '.join(a for a in ('layer', *at.site.axes))} at {at.site!r}."
+                    f"{what} has shape {list(tensor.shape)} and axes={' '.join(names)!r}: expected one distinct name "
+                    f"per axis among {' '.join(a for a in ('layer', *at.site.axes))} at {at.site!r}."
                 )
         if "layer" in names and isinstance(at.layer, int) and tensor.shape[names.index("layer")] != 1:
             raise BadInput(
@@ -181,8 +181,9 @@ def _default_axes(tensor: Tensor, at: At, what: str) -> tuple[str, ...]:
         if tensor.ndim == 3:  # noqa: PLR2004 - [batch, layer, head]
             return ("batch", "layer", "head")
     raise BadInput(
-        f"{what} of shape {list(tensor.shape)} at {at}: without axes= only a scalar, [head] at one layer, [layer, head] "
-        f"at several and [batch, layer, head] are accepted. Name them, for example axes='{' '.join(at.site.axes[-tensor.ndim :])}'."
+        f"{what} of shape {list(tensor.shape)} at {at}: without axes= only a scalar, [head] at one layer, [layer, "
+        f"head] at several and [batch, layer, head] are accepted. Name them, for example "
+        f"axes='{' '.join(at.site.axes[-tensor.ndim :])}'."
     )
 
 

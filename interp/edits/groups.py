@@ -60,7 +60,9 @@ def refuse_foreign_span(name: str, batch: Any, mask: Tensor | None) -> None:
         raise BadAddress(unknown(name, spans, "span") + " Name spans with encode(..., spans={name: ...}).")
     home = batch.mask if batch.encoder_mask is None else batch.encoder_mask
     if mask is not home:
-        where = "the encoder's tokens" if batch.encoder_mask is not None else f"the tokens of stack {batch.default_stack!r}"
+        where = (
+            "the encoder's tokens" if batch.encoder_mask is not None else f"the tokens of stack {batch.default_stack!r}"
+        )
         raise BadAddress(
             f"Span {name!r} is over {where}, not over the positions asked for; give columns [batch, k] there."
         )

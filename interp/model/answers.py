@@ -24,15 +24,13 @@ def answer_ids(
     """
     if answers is None:
         return None
-    if hasattr(answers, "tolist"):
-        answers = answers.tolist()
-    answers = answers if isinstance(answers, str) else [_plain(entry) for entry in answers]
-    if isinstance(answers, str) or len(answers) != count:
+    given: Any = answers if isinstance(answers, str) else _plain(answers)
+    if isinstance(given, str) or len(given) != count:
         raise BadInput(
-            f"encode: {len(answers) if not isinstance(answers, str) else 'one text as'} answers for {count} prompts; "
+            f"encode: {len(given) if not isinstance(given, str) else 'one text as'} answers for {count} prompts; "
             "expected one entry per prompt: a right answer, or (right, wrong, ...)."
         )
-    rows = [_row(model, texts[i] if texts else None, answers[i], i, tokens, read_at) for i in range(count)]
+    rows = [_row(model, texts[i] if texts else None, given[i], i, tokens, read_at) for i in range(count)]
     width = max(map(len, rows))
     return torch.tensor([row + [-1] * (width - len(row)) for row in rows])
 
@@ -74,8 +72,8 @@ def _one(model: Model, prompt: str | None, answer: Any, index: int, tokens: str,
     if len(ids) == 1 or (tokens == "first" and ids):
         return ids[0]
     raise BadInput(
-        f"encode: the answer {answer!r} of prompt {index} is {len(ids)} tokens: {shown}. Use an answer of one token, or "
-        "declare answer_tokens='first' to let its first token stand for it."
+        f"encode: the answer {answer!r} of prompt {index} is {len(ids)} tokens: {shown}. Use an answer of one token, "
+        "or declare answer_tokens='first' to let its first token stand for it."
     )
 
 

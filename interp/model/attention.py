@@ -49,7 +49,7 @@ class AttentionTap(Protocol):
         ...
 
     def rows(self) -> Iterator[Tensor | None]:
-        """The query rows ``[batch, k]`` of each map that is to be read beside the fast kernel, ``None`` for all rows."""
+        """The query rows ``[batch, k]`` of each map to be read beside the fast kernel, ``None`` for all rows."""
         ...
 
     def scores(self, scores: Tensor, visible: Tensor, rows: Tensor | None) -> Tensor:
@@ -195,7 +195,7 @@ def _additive(
     kwargs: dict[str, Any],
     rows: Tensor | None = None,
 ) -> Tensor | None:
-    """The eager mask (0 or the dtype's minimum) that says what sdpa's mask and ``is_causal`` say, for ``rows`` alone."""
+    """The eager mask (0 or the dtype's minimum) for ``rows`` that says what sdpa's mask and ``is_causal`` say."""
     if mask is None:
         causal = kwargs.get("is_causal")
         causal = getattr(module, "is_causal", True) if causal is None else causal

@@ -27,7 +27,8 @@ class Batch:
         mask: ``[batch, pos]`` True at real tokens of the default stack.
         ids: ``[batch, pos]`` token ids of the default stack, ``None`` where it has none.
         read_at: ``[batch]`` column whose logits predict the answer.
-        answers: ``[batch, k]`` token (or class) ids, the right one first; -1 where a prompt has fewer; ``None`` without.
+        answers: ``[batch, k]`` token (or class) ids, the right one first; -1 where a prompt has fewer; ``None``
+            without.
         spans: name -> ``[batch, pos]`` True at the span's tokens.
         tokens: per prompt, its real tokens as text.
         texts: the prompts as given, where they were texts.
@@ -71,12 +72,12 @@ class Batch:
         return self.encoder_mask if stack == "encoder" else None
 
     def key_mask(self, stack: str | None) -> Tensor | None:
-        """``[batch, pos]`` real tokens among a stack's keys: the encoder's for cross-attention, else those of its rows."""
+        """``[batch, pos]`` real tokens among a stack's keys: the encoder's for cross-attention, else its rows'."""
         return self.encoder_mask if stack is not None and stack.startswith("cross") else self.row_mask(stack)
 
     @cached_property
     def content_keys(self) -> Int[Tensor, " batch"]:
-        """``[batch]`` a 64-bit number per prompt that depends on what the model is given, and not on padding or order."""
+        """``[batch]`` a 64-bit number per prompt that depends on its content, and not on padding or order."""
         return torch.tensor([self._content_key(row) for row in range(len(self))])
 
     def _content_key(self, row: int) -> int:
@@ -114,8 +115,8 @@ class Batch:
         counts = member.sum(-1)
         if int(counts.min()) != int(counts.max()):
             raise BadAddress(
-                f"pos={pos!r} means {sorted(set(counts.tolist()))} positions in different prompts; a read needs the same "
-                "number in each. Use prompts of one length, a span of one length, or columns [batch, k]."
+                f"pos={pos!r} means {sorted(set(counts.tolist()))} positions in different prompts; a read needs the "
+                "same number in each. Use prompts of one length, a span of one length, or columns [batch, k]."
             )
         if int(counts[0]) == 0:
             raise BadAddress(f"pos={pos!r} means no position at all.")
@@ -134,7 +135,8 @@ class Batch:
             )
         if int(index.min()) < -len(self) or int(index.max()) >= len(self):
             raise BadInput(
-                f"select: prompts {int(index.min())} to {int(index.max())} of {len(self)}; they are 0 to {len(self) - 1}."
+                f"select: prompts {int(index.min())} to {int(index.max())} of {len(self)}; "
+                f"they are 0 to {len(self) - 1}."
             )
         index = (index.long() % len(self)).to(self.mask.device)
 
@@ -156,8 +158,8 @@ class Batch:
         ]
         if loose and index.tolist() != list(range(len(self))):
             raise BadInput(
-                f"select: the inputs {loose} have no prompt axis (images packed one after the other), so prompts cannot "
-                "be taken apart; encode the chosen prompts again."
+                f"select: the inputs {loose} have no prompt axis (images packed one after the other), so prompts "
+                "cannot be taken apart; encode the chosen prompts again."
             )
         listed = index.tolist()
         return Batch(

@@ -26,7 +26,7 @@ class Card:
     Attributes:
         model: class and model type.
         abilities: ``(stack, site) -> Ability``.
-        checks: ``name -> outcome`` of every behaviour check, such as ``"residual identity (text)" -> "holds to 2e-07"``.
+        checks: ``name -> outcome`` of every behaviour check, such as ``"shapes (text)" -> "holds to 0e+00"``.
         padding: ``"invariant"``, ``"changes real tokens"`` or ``"not checked"``.
         attention: ``stack -> attention implementation``.
     """
@@ -69,6 +69,6 @@ class Card:
         )
         checks = "".join(f"<li>{escape(name)}: {escape(outcome)}</li>" for name, outcome in self.checks.items())
         return (
-            f"<p><b>{escape(self.model)}</b>, padding: {escape(self.padding)}</p><table><thead><tr><th>stack</th><th>site"
-            f"</th><th>read</th><th>edit</th><th>note</th></tr></thead><tbody>{rows}</tbody></table><ul>{checks}</ul>"
+            f"<p><b>{escape(self.model)}</b>, padding: "
+            f"{escape(self.padding)}</p><table><thead><tr><th>stack</th><th>site</th><th>read</th><th>edit</th><th>note</th></tr></thead><tbody>{rows}</tbody></table><ul>{checks}</ul>"
         )

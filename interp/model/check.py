@@ -163,9 +163,9 @@ class _Probe:
         for site, reason in broken.items():
             if site is Site.Z:
                 raise LoadFailed(
-                    f"The attention of stack {name!r} in {type(self.model.hf).__name__} is not understood: {reason}. Its "
-                    f"output projection was taken to be {stack.family.out!r} of {stack.path}. Correct the family row in "
-                    "interp/model/families.py, or load with check=False to use the other sites at your own risk."
+                    f"The attention of stack {name!r} in {type(self.model.hf).__name__} is not understood: {reason}. "
+                    f"Its output projection was taken to be {stack.family.out!r} of {stack.path}. Correct the family "
+                    "row in interp/model/families.py, or load with check=False to use the other sites at your own risk."
                 )
             refused[site] = reason
         for site in sites:

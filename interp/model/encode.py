@@ -145,7 +145,7 @@ def _listed(prompts: Any) -> list[list[int]]:
         return [[whole_number(token) for token in row] for row in prompts]
     except TypeError:
         raise BadInput(
-            f"encode: prompts {str(prompts)[:80]}; expected texts, chats, a LongTensor [batch, pos] or a list of lists of ints."
+            f"encode: prompts {str(prompts)[:80]}; expected texts, chats, a LongTensor [batch, pos] or lists of ints."
         ) from None
 
 
@@ -310,16 +310,16 @@ def _check(model: Model, real: Tensor, encoder: Tensor | None) -> None:
     for mask in (real, encoder):
         if limit is not None and mask is not None and mask.shape[1] > limit:
             raise BadInput(
-                f"encode: the longest prompt has {int(mask.sum(-1).max())} tokens (padded to {mask.shape[1]}), the context "
-                f"of {model.name!r} holds {limit}. Shorten it, or load a model with a longer context."
+                f"encode: the longest prompt has {int(mask.sum(-1).max())} tokens (padded to {mask.shape[1]}), the "
+                f"context of {model.name!r} holds {limit}. Shorten it, or load a model with a longer context."
             )
     allowed = {"right only": "right", "left only": "left", "changes real tokens": "none"}.get(model.card.padding)
     for mask in (real, encoder):
         wrong = [] if mask is None or allowed is None else [side for side in _padded_sides(mask) if side != allowed]
         if mask is not None and wrong:
             raise BadInput(
-                f"encode: the prompts have unequal lengths ({sorted(set(mask.sum(-1).tolist()))}) and are padded on the "
-                f"{wrong[0]}, which changes the results of real tokens on {model.name!r} (measured at load: "
+                f"encode: the prompts have unequal lengths ({sorted(set(mask.sum(-1).tolist()))}) and are padded on "
+                f"the {wrong[0]}, which changes the results of real tokens on {model.name!r} (measured at load: "
                 f"{model.card.padding}). "
                 + (f"Pass padding_side={allowed!r}." if allowed != "none" else "Give prompts of one length at a time.")
             )
@@ -369,7 +369,7 @@ def _warn_unknown(model: Model, ids: Tensor | None, real: Tensor) -> None:
     count = int(((ids == token) & real).sum())
     if count:
         warnings.warn(
-            f"{count} of {int(real.sum())} tokens are the unknown token {model.tokenizer.unk_token!r}: the tokenizer of "
-            f"{model.name!r} does not know those words.",
+            f"{count} of {int(real.sum())} tokens are the unknown token {model.tokenizer.unk_token!r}: the tokenizer "
+            f"of {model.name!r} does not know those words.",
             stacklevel=3,
         )

@@ -76,12 +76,13 @@ def generate(
         inputs["token_type_ids"] = batch.inputs["token_type_ids"]  # a prefix that sees itself both ways
     ready, eager = prepared_edits(model, batch, declared)
     session = Session(model, batch, ready, eager=sorted(eager), prompt=batch.width)
+    generator: Any = model.hf
     with evaluating(model.hf), torch.no_grad(), _watching(model, session):
         if ready:
             with session:
-                output = model.hf.generate(**inputs, **generate_keywords)
+                output = generator.generate(**inputs, **generate_keywords)
         else:
-            output = model.hf.generate(**inputs, **generate_keywords)
+            output = generator.generate(**inputs, **generate_keywords)
     session.check_fired()
     sequences = output if isinstance(output, Tensor) else output.sequences
     new = sequences[:, batch.width :] if "input_ids" in inputs else sequences
@@ -99,10 +100,14 @@ def _refuse(model: Model, batch: Batch, edits: list[Edit], keywords: dict[str, A
         )
     start = getattr(model.hf.generation_config, "decoder_start_token_id", None)
     shifted = edits and "decoder_input_ids" in batch.inputs and start is not None
-    if shifted and model.hf.config.model_type != "whisper" and bool((batch.inputs["decoder_input_ids"][:, 0] != start).all()):
+    if (
+        shifted
+        and model.hf.config.model_type != "whisper"
+        and bool((batch.inputs["decoder_input_ids"][:, 0] != start).all())
+    ):
         raise BadInput(
-            f"generate: the decoder's prompts do not begin with its start token {start}, which generate() would put before "
-            "them, so that the positions of edits would be off by one. Encode them with it: decoder= ids that begin with it."
+            f"generate: the decoder's prompts do not begin with its start token {start}, which generate() would put "
+            "before them, so that the positions of edits would be off by one. Encode them with it: decoder= ids that begin with it."
         )
     for edit in edits:
         if edit.prompt_only and edit.phase != "prefill":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp.address import Site
 from interp.model.families import module_at
@@ -43,6 +43,7 @@ def _gaps(stack: Stack, seen: Seen) -> list[tuple[str, float | None, tuple[Site,
     found: list[tuple[str, float | None, tuple[Site, ...]]] = [
         ("shapes", _worst(_shapes(stack, seen, layer) for layer in layers), (Site.Z,)),
         ("results sum to the attention output", _worst(_results(stack, seen, layer) for layer in layers), (Site.Z,)),
+        ("attention writes what its projection gives", _worst(_written(stack, seen, i) for i in layers), (Site.Z,)),
         ("pattern rows sum to 1, or 1 minus the sink", _worst(_rows(seen, i) for i in layers), (Site.PATTERN,)),
         ("pattern = softmax of scores", _worst(_softmax(stack, seen, i) for i in layers), (Site.SCORES,)),
         ("scores = q k scale + mask", _worst(_scores(stack, seen, i) for i in layers), ()),
@@ -84,6 +85,28 @@ def _results(stack: Stack, seen: Seen, layer: int) -> float | None:
     bias = getattr(stack.layer(layer).out, "bias", None)
     total = result.double().sum(2)
     return _gap(total if bias is None else total + bias.double(), raw)
+
+
+def _written(stack: Stack, seen: Seen, layer: int) -> float | None:
+    """How far the writer's tensor is from the projection's output, or from what a norm or gain makes of that.
+
+    Z, RESULT and ATTN_RAW come from the projection alone, so that nothing else would tell a wrong one.
+    """
+    raw, written = seen.get((Site.ATTN_RAW, layer)), seen.get((Site.ATTN_OUT, layer))
+    residual = None if stack.cross else _residual(stack, seen, layer)
+    if raw is None or written is None or (residual or 0.0) > _TOLERANCE.get(raw.dtype, 6e-2):
+        return None  # a wrong writer is found by the residual identity
+    row = stack.family
+    writer = row.cross.writer if stack.cross and row.cross else row.attention_writer
+    attention = row.cross.attention if stack.cross and row.cross else row.attention
+    made = raw
+    if raw.shape != written.shape:
+        return float("inf")
+    beside = not f"{writer}.".startswith(f"{attention}.") and not attention.startswith(f"{writer}.")
+    if beside:
+        module = module_at(stack.blocks[layer], writer)
+        made = raw if module is None or isinstance(module, nn.Linear) else module(raw)
+    return _gap(made * stack.multiplier(Site.ATTN_OUT), written)
 
 
 def _rows(seen: Seen, layer: int) -> float | None:

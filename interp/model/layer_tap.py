@@ -31,7 +31,6 @@ class LayerTap:
 
     def vectors(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v after the session's reads and edits."""
-        self._n_keys, self._width = k.shape[2], q.shape[2]
         keys = self._keys(k.shape[2], q.shape[2], k.device)
         made = []
         for site, tensor in ((Site.Q, q), (Site.K, k), (Site.V, v)):
@@ -48,7 +47,7 @@ class LayerTap:
         wanted: list[Tensor] = []
         whole = False
         for site in (Site.SCORES, Site.PATTERN):
-            for reading in self.session._readings_of((self.name, site, self.layer)):
+            for reading in self.session.plan.readings_of((self.name, site, self.layer)):
                 if reading.columns is None:
                     whole = True
                 elif not any(torch.equal(reading.columns, other) for other in wanted):

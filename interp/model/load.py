@@ -29,6 +29,7 @@ _AUTO = (
     "AutoModelForImageClassification",
     "AutoModel",
 )
+_HUB = ("huggingface_hub", "httpx", "httpx2")  # whose exceptions say that a hub was asked and did not deliver
 
 
 def load(
@@ -114,8 +115,8 @@ def _from_object(x: Any, tokenizer: Any) -> tuple[PreTrainedModel, Any]:
         )
     if any(module._compiled_call_impl is not None for module in x.modules()):
         raise LoadFailed(
-            f"This {kind} was compiled in place by .compile(): compiled graphs do not run hooks that come later. Load it "
-            "again and pass it before .compile()."
+            f"This {kind} was compiled in place by .compile(): compiled graphs do not run hooks that come later. Load "
+            "it again and pass it before .compile()."
         )
     return x, tokenizer
 
@@ -153,8 +154,8 @@ def _refuse_typos(name: str) -> None:
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).suffix == ".safetensors"
     if looks_like_path:
         raise UnknownName(
-            f"No folder {name!r}. Expected a folder written by save_pretrained (config.json and model.safetensors), a zoo "
-            f"name ({', '.join(sorted(ZOO))}) or a hub id such as 'openai-community/gpt2'."
+            f"No folder {name!r}. Expected a folder written by save_pretrained (config.json and model.safetensors), a "
+            f"zoo name ({', '.join(sorted(ZOO))}) or a hub id such as 'openai-community/gpt2'."
         )
     if "Did you mean" in (message := unknown(name, ZOO, "model")) and "/" not in name:
         raise UnknownName(message + " A hub id has the form 'owner/name'; a folder is given by its path.")
@@ -170,21 +171,15 @@ def _pretrained(name: str, source: str, options: dict[str, Any]) -> PreTrainedMo
     except (OSError, ValueError, KeyError, RuntimeError, json.JSONDecodeError) as error:
         raise _load_error(name, source, error) from error
     except Exception as error:  # safetensors and huggingface_hub raise classes of their own
-        if type(error).__module__.split(".")[0] in (
-            "safetensors",
-            "safetensors_rust",
-            "huggingface_hub",
-            "httpx",
-            "builtins",
-        ):
+        if _package(error) in ("safetensors", "safetensors_rust", "builtins", *_HUB):
             raise _load_error(name, source, error) from error
         raise
-    absent = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    absent = [str(key) for kind in ("missing_keys", "mismatched_keys") for key in sorted(report[kind])]
     if absent:
         raise LoadFailed(
-            f"The files of {name!r} lack {len(absent)} of the weights that {type(hf).__name__} has, which would be random "
-            f"numbers: {', '.join(absent[:4])}{', ...' if len(absent) > 4 else ''}. Check that config.json belongs to the "  # noqa: PLR2004
-            "weights; a model that is to have random parts is built by you and passed as an object."
+            f"The files of {name!r} lack {len(absent)} of the weights that {type(hf).__name__} has, which would be "
+            f"random numbers: {absent[0]} ... {absent[-1]}. Check that config.json belongs to the weights; a model that "
+            "is to have random parts is built by you and passed as an object."
         )
     hf.eval()
     return hf
@@ -202,17 +197,28 @@ def _loader(config: Any, remote: bool) -> Any:
     return transformers.AutoModelForCausalLM
 
 
+def _package(error: Exception) -> str:
+    return type(error).__module__.split(".")[0]
+
+
 def _load_error(name: str, source: str, error: Exception) -> Exception:
-    reason = " ".join(str(error).split())[:400]
-    if Path(source).is_dir():
+    reason = " ".join(str(error).split())
+    if "trust_remote_code" in reason:
         return LoadFailed(
-            f"The model in {name!r} could not be read: {type(error).__name__}: {reason}. Expected config.json and undamaged "
-            "safetensors files, as save_pretrained writes them. Copy the files again; for other formats convert them, or "
-            "pass use_safetensors=False if you trust them."
+            f"The model in {name!r} comes with code of its own, which was not run. Read it, and pass "
+            "trust_remote_code=True if you trust it."
+        )
+    reason = reason[:400]
+    of_hub = isinstance(error, OSError) or _package(error) in _HUB
+    if Path(source).is_dir() or not of_hub:
+        return LoadFailed(
+            f"The model in {name!r} could not be read: {type(error).__name__}: {reason}. Expected config.json and "
+            "undamaged safetensors files, as save_pretrained writes them. Copy the files again; for other formats "
+            "convert them, or pass use_safetensors=False if you trust them."
         )
     return UnknownName(
-        f"No model {name!r}: not in the zoo ({', '.join(sorted(ZOO))}), not a folder, and the hub gave {type(error).__name__}:"
-        f" {reason}. Check the id, or the connection; a downloaded model is given by its folder."
+        f"No model {name!r}: not in the zoo ({', '.join(sorted(ZOO))}), not a folder, and the hub gave "
+        f"{type(error).__name__}: {reason}. Check the id, or the connection; a downloaded model is given by its folder."
     )
 
 

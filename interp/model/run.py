@@ -16,6 +16,7 @@ from interp.model.batch import Batch
 from interp.model.finite import check_finite
 from interp.model.handle import Model
 from interp.model.inputs import output_embeddings
+from interp.model.plan import Plan
 from interp.model.reading import Reading
 from interp.model.scopes import evaluating
 from interp.model.session import Session
@@ -122,7 +123,7 @@ def run(
     _check_metric(grad, batch, positions)
     eager = _forced(model, kernels)
     if declared or addresses:
-        eager |= Session(model, batch, declared, addresses, gradients=grad is not None).eager
+        eager |= Plan(model, batch, declared, addresses, gradients=grad is not None).eager
     prepared, eager = prepared_edits(model, batch, declared, eager)
     with_graph = grad is not None or graph
     session = Session(model, batch, prepared, addresses, gradients=grad is not None, eager=sorted(eager))
@@ -178,8 +179,8 @@ def _check_metric(metric: Any, batch: Batch, positions: Tensor | None) -> None:
     at_answers = positions is None or torch.equal(positions, batch.read_at[:, None])
     if getattr(metric, "positions", None) == "answers" and not at_answers:
         raise BadInput(
-            f"grad={getattr(metric, '__name__', metric)} reads the answer's position, which is not the one that logits= "
-            "unembeds; use logits='answers' or logits='all'."
+            f"grad={getattr(metric, '__name__', metric)} reads the answer's position, which is not the one that "
+            "logits= unembeds; use logits='answers' or logits='all'."
         )
 
 
@@ -237,7 +238,7 @@ def prepared_edits(
         edits: as declared; those with ``prepare`` read unedited runs through the kernels of the edited one.
         eager: layers that must run eager in any case.
     """
-    layers = set(eager or ()) | (Session(model, batch, edits).eager if edits else set())
+    layers = set(eager or ()) | (Plan(model, batch, edits).eager if edits else set())
     preparation = _Preparation(model, batch, frozenset(layers))
     made = [edit if edit.prepare is None else edit.prepare(preparation) for edit in edits]
     return [edit.with_phase(old.phase) for edit, old in zip(made, edits, strict=True)], layers
@@ -287,9 +288,7 @@ def _differentiate(
     nodes = [node for reading, layer in places for node in reading.nodes[layer]]
     found = torch.autograd.grad(values.sum(), nodes, allow_unused=True) if nodes else ()
     gradients: dict[int, dict[int, Tensor]] = {}
-    slopes = iter(
-        torch.zeros_like(node) if slope is None else slope for node, slope in zip(nodes, found, strict=True)
-    )
+    slopes = iter(torch.zeros_like(node) if slope is None else slope for node, slope in zip(nodes, found, strict=True))
     for reading, layer in places:
         parts = [next(slopes) for _ in reading.nodes[layer]]
         gradients.setdefault(id(reading), {})[layer] = reading.gradient(layer, parts)

@@ -26,8 +26,9 @@ def hooked_output(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]
     ours = [number for number, other in module._forward_hooks.items() if getattr(other, _OURS, False)]
     setattr(hook, _OURS, True)
     handle = module.register_forward_hook(hook, with_kwargs=True, prepend=True)
+    ordered: Any = module._forward_hooks
     for number in reversed(ours):
-        module._forward_hooks.move_to_end(number, last=False)
+        ordered.move_to_end(number, last=False)
     try:
         yield
     finally:
@@ -36,6 +37,7 @@ def hooked_output(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]
 
 @contextmanager
 def removing(handle: Any) -> Iterator[None]:
+    """A registered hook's handle, removed on leaving."""
     try:
         yield
     finally:

@@ -6,9 +6,9 @@ install raises. Hooks see tensors in the axes of :class:`interp.Site`, apply the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
@@ -18,47 +18,16 @@ from torch import Tensor, nn
 from interp.address import At, Site
 from interp.edits.base import Context, Edit
 from interp.edits.groups import columns_of
-from interp.errors import BadInput, EditDidNotFire, RunFailed, Unsupported
+from interp.errors import BadInput, EditDidNotFire, RunFailed
 from interp.model.attention import attached
 from interp.model.layer_tap import LayerTap
+from interp.model.plan import ORDER, Key, Plan
 from interp.model.reading import Reading, head_index, select, stitch
 from interp.model.scopes import hooked_output, removing, switched, watched
 from interp.model.stacks import Stack, Tap, named_stack, project_out
 
-Key = tuple[str, Site, int]  # stack, site, layer
-_ORDER = {
-    site: number
-    for number, site in enumerate(
-        [
-            Site.RESID_PRE,
-            Site.Q,
-            Site.K,
-            Site.V,
-            Site.SCORES,
-            Site.PATTERN,
-            Site.Z,
-            Site.RESULT,
-            Site.ATTN_RAW,
-            Site.ATTN_OUT,
-            Site.RESID_MID,
-            Site.RESID_CROSS,
-            Site.MLP_OUT,
-            Site.RESID_POST,
-        ]
-    )
-}
 _RESIDUAL = (Site.RESID_MID, Site.RESID_CROSS)
-_BETWEEN_PROMPTS = frozenset({"mean", "mean-self", "resample"})
 _ALIASED = frozenset(site for site in Site if not site.per_head)  # later in-place adds must not reach what was read
-
-
-@dataclass
-class Wish:
-    """What is wanted at one site of one layer."""
-
-    edits: list[tuple[int, Edit, At]] = field(default_factory=list)
-    reads: list[At] = field(default_factory=list)
-    watches: list[At] = field(default_factory=list)
 
 
 @dataclass
@@ -95,126 +64,16 @@ class Session:
         eager: Sequence[tuple[str, int]] = (),
         prompt: int | None = None,
     ) -> None:
+        self.plan = Plan(model, batch, edits, reads, gradients=gradients, eager=eager)
         self.model, self.batch, self.gradients, self.prompt = model, batch, gradients, prompt
-        self.edits = list(edits)
-        self.wishes: dict[Key, Wish] = {}
-        self.readings: list[Reading] = []
+        self.edits, self.eager = self.plan.edits, self.plan.eager
+        self.wishes, self.readings = self.plan.wishes, self.plan.readings
         self.fired: set[tuple[int, str, Site, int]] = set()
         self.flows: dict[str, Flow] = {}
         self.seen: dict[At, Tensor] = {}
         self.step = -1
-        self._edit_layers: dict[tuple[int, At], tuple[int, ...]] = {}
-        self._plan(reads)
-        self.eager = self._eager_layers(eager)
         self._exit = ExitStack()
         self._once: set[Key] = set()
-
-    # ---- planning ---------------------------------------------------------------------------------------------------
-
-    def _plan(self, reads: Sequence[At]) -> None:
-        for number, edit in enumerate(self.edits):
-            for at in edit.at:
-                stack, layers = self._resolve(at, edit=True)
-                self._edit_layers[(number, at)] = layers
-                if stack.family.packed and edit.name in _BETWEEN_PROMPTS:
-                    raise Unsupported(
-                        f"{edit} cannot be made on stack {stack.name!r}: it packs the rows of all images without a batch "
-                        "axis, so prompts cannot be told apart there. Use patch or noise, or edit stack 'text'."
-                    )
-                for layer in layers:
-                    self._wish(stack, at.site, layer).edits.append((number, edit, at))
-                self._check_values(edit, at, stack, layers)
-                for read in edit.reads:
-                    self._watch(edit, at, layers, read)
-        for at in reads:
-            stack, layers = self._resolve(at, edit=False)
-            if self.gradients:
-                _refuse_gradient(at, stack)
-            columns = None if at.pos is None else self._columns(at, stack)
-            self.readings.append(Reading(at, stack.name, layers, columns))
-            for layer in layers:
-                self._wish(stack, at.site, layer).reads.append(at)
-
-    def _resolve(self, at: At, *, edit: bool) -> tuple[Stack, tuple[int, ...]]:
-        stack = named_stack(self.model.stacks, self.model.default_stack, at.stack)
-        stack.require(at.site, edit=edit)
-        if edit and stack.family.packed and at.site.inside_attention:
-            raise Unsupported(
-                f"{at.site!r} cannot be edited on stack {stack.name!r}: its attention runs once per image, rows packed "
-                "without a batch axis. Edit Site.Z instead."
-            )
-        layers = stack.layers_of(at)
-        if stack.cross and at.site in (Site.K, Site.V) and at.pos is not None:
-            raise Unsupported(f"{at}: keys and values of cross-attention are the encoder's; leave pos= out there.")
-        if not edit and at.heads is None and at.site.per_head and not isinstance(at.layer, int):
-            widths = sorted({stack.width(at.site, layer) for layer in layers})
-            if len(widths) > 1:
-                raise BadInput(f"{at}: the layers have {widths} heads; read them one layer at a time (layer=int).")
-        if isinstance(at.pos, str) and self.batch is None:
-            raise BadInput(f"{at} names a span, but there is no batch to look it up in; pass batch=.")
-        return stack, layers
-
-    def _columns(self, at: At, stack: Stack) -> Tensor | None:
-        return self.batch.columns(at.pos, stack=stack.name)
-
-    def _wish(self, stack: Stack, site: Site, layer: int) -> Wish:
-        return self.wishes.setdefault((stack.name, site, layer), Wish())
-
-    def _check_values(self, edit: Edit, at: At, stack: Stack, layers: tuple[int, ...]) -> None:
-        for layer in layers:
-            width = stack.width(at.site, layer) if at.site.per_head else None
-            sizes: dict[str, tuple[int, ...]] = {"layer": (len(layers),)}
-            if width is not None:
-                sizes["head"] = (len(at.heads) if at.heads is not None else width,)
-            sizes |= stack.channels(at.site, layer)
-            if self.batch is not None and not stack.family.packed:
-                sizes |= self._lengths(at, stack)
-            for value in edit.values:
-                value.check(at, sizes)
-        if self.batch is not None:
-            rows, keys = self.batch.row_mask(stack.name), self.batch.key_mask(stack.name)
-            for group, mask in ((at.pos, rows), *((g, rows) for g in edit.rows), *((g, keys) for g in edit.groups)):
-                if mask is not None or isinstance(group, str):
-                    width = 0 if mask is None else mask.shape[1]
-                    columns_of(group, self.batch, width, self.batch.mask.device, mask=mask)
-
-    def _lengths(self, at: At, stack: Stack) -> dict[str, tuple[int, ...]]:
-        """Axis -> lengths that a value may have along it, for the axes that the batch knows."""
-        found: dict[str, tuple[int, ...]] = {"batch": tuple(dict.fromkeys((len(self.batch), 1)))}
-        rows, keys = self.batch.row_mask(stack.name), self.batch.key_mask(stack.name)
-        if rows is not None and not (stack.cross and at.site in (Site.K, Site.V)):
-            chosen: list[int] = []
-            if isinstance(at.pos, Tensor):
-                chosen = [at.pos.shape[1]]
-            elif at.pos is not None:
-                chosen = columns_of(at.pos, self.batch, rows.shape[1], rows.device, mask=rows).sum(-1).tolist()
-                chosen = (
-                    chosen[:1] if len(set(chosen)) == 1 else []
-                )  # another number in each prompt: no one length fits
-            found["pos"] = found["query"] = tuple(dict.fromkeys((rows.shape[1], *chosen, 1)))
-        if keys is not None:
-            found["key"] = (keys.shape[1],)
-        return found
-
-    def _watch(self, edit: Edit, at: At, layers: tuple[int, ...], read: At) -> None:
-        stack, watched = self._resolve(read, edit=False)
-        if stack.name == self._resolve(at, edit=True)[0].name:
-            late = (watched[0], _ORDER[read.site]) >= (min(layers), _ORDER[at.site])
-            if late:
-                raise BadInput(f"{edit}: reads={read} comes later in the forward than {at}; read an earlier site.")
-        wish = self._wish(stack, read.site, watched[0])
-        if read not in wish.watches:
-            wish.watches.append(read)
-
-    def _eager_layers(self, forced: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
-        eager = {(name, layer) for name, layer in forced}
-        for (name, site, layer), wish in self.wishes.items():
-            if not site.inside_attention or not self.model.stacks[name].family.interface:
-                continue
-            maps = site in (Site.SCORES, Site.PATTERN)
-            if wish.edits or (maps and (wish.watches or (self.gradients and wish.reads))):
-                eager.add((name, layer))
-        return eager
 
     # ---- entering and leaving ---------------------------------------------------------------------------------------
 
@@ -267,7 +126,7 @@ class Session:
             tap = self.model.stacks[name].tap(site, layer)
             places.setdefault((id(tap.module), tap.side), (tap, []))[1].append(key)
         for tap, keys in places.values():
-            keys.sort(key=lambda key: _ORDER[key[1]])
+            keys.sort(key=lambda key: ORDER[key[1]])
             if tap.side == "input":
                 hook = tap.module.register_forward_pre_hook(self._input_hook(keys), with_kwargs=True)
                 guard.enter_context(removing(hook))
@@ -302,7 +161,7 @@ class Session:
                 if in_place:  # the block holds this very tensor as its residual
                     changed.copy_(made)
                     self._record(key, self._canonical(key, changed))
-                    for reading in self._readings_of(key) if self.gradients else ():
+                    for reading in self.plan.readings_of(key) if self.gradients else ():
                         reading.nodes[key[2]] = [changed]  # what was recorded may be a view beside the path
                 else:
                     changed = made
@@ -362,8 +221,8 @@ class Session:
     def _refuse_second_call(self, key: Key) -> None:
         if key in self._once:
             raise RunFailed(
-                f"{key[1]!r} at layer {key[2]} of stack {key[0]!r} was reached twice in one forward (a shared or recurrent "
-                "block); one tensor cannot stand for both."
+                f"{key[1]!r} at layer {key[2]} of stack {key[0]!r} was reached twice in one forward (a shared or "
+                "recurrent block); one tensor cannot stand for both."
             )
 
     def _visit_result(self, key: Key, hidden: Tensor, projected: Tensor) -> Tensor:
@@ -373,18 +232,11 @@ class Session:
         result = project_out(stack.layer(layer), z)
         after = self.visit(key, result)
         if self.gradients:  # each head's result enters the sum with weight one
-            for reading in self._readings_of(key):
+            for reading in self.plan.readings_of(key):
                 reading.nodes[layer] = [hidden]
         if after is result:
             return hidden
         return hidden + (after - result).sum(2).reshape(hidden.shape)
-
-    def _readings_of(self, key: Key) -> Iterator[Reading]:
-        name, site, layer = key
-        wish = self.wishes.get(key)
-        for reading in self.readings if wish and wish.reads else ():
-            if reading.stack == name and reading.at.site is site and layer in reading.layers:
-                yield reading
 
     def visit(
         self,
@@ -432,7 +284,7 @@ class Session:
         ctx = Context(
             at=at.with_(stack=name),
             layer=layer,
-            layers=self._edit_layers[(number, at)],
+            layers=self.plan.edit_layers[(number, at)],
             batch=self.batch,
             step=max(self.step, 0),
             rows=rows,
@@ -441,7 +293,7 @@ class Session:
             visible=visible,
             decode=decode,
             prompts=prompts,
-            seed_parts=(crc32(name.encode()), _ORDER[site], self._earlier(key, number)),
+            seed_parts=(crc32(name.encode()), ORDER[site], self._earlier(key, number)),
             reads=self.seen,
         )
         self.fired.add((number, name, site, layer))
@@ -503,7 +355,7 @@ class Session:
         for at in wish.watches:
             self.seen[at] = x if at.heads is None else x.index_select(site.axes.index("head"), head_index(at.heads, x))
         packed = self.model.stacks[name].family.packed
-        for reading in self._readings_of(key):
+        for reading in self.plan.readings_of(key):
             if held is not None and (reading.columns is None or not torch.equal(held, reading.columns.to(held.device))):
                 continue
             value = self._selected(reading, site, x, held)
@@ -537,7 +389,7 @@ class Session:
         for number, edit in enumerate(self.edits):
             for at in edit.at:
                 stack = named_stack(self.model.stacks, self.model.default_stack, at.stack)
-                layers = self._edit_layers[(number, at)]
+                layers = self.plan.edit_layers[(number, at)]
                 missed = [i for i in layers if (number, stack.name, at.site, i) not in self.fired]
                 if missed:
                     raise EditDidNotFire(
@@ -561,16 +413,6 @@ class Session:
                 )
 
 
-def _refuse_gradient(at: At, stack: Stack) -> None:
-    fused = stack.config._attn_implementation != "eager"
-    if at.site in (Site.SCORES, Site.PATTERN) and not stack.family.interface and fused:
-        raise Unsupported(
-            f"The gradient at {at.site!r} of stack {stack.name!r} cannot be had: its attention does not go through the "
-            f"attention interface, and {stack.config._attn_implementation!r} computes no map that the output comes from. "
-            "Load the model with attn_implementation='eager', or take the gradient at Site.Z."
-        )
-
-
 def _row_shape(chosen: Tensor, site: Site, batch: int) -> Tensor:
     if chosen.shape[0] not in (1, batch):
         chosen = chosen.repeat_interleave(batch // chosen.shape[0], dim=0)
@@ -583,7 +425,7 @@ def _into(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Cal
         return args[0], lambda made: ((made, *args[1:]), dict(kwargs))
     for name in ("hidden_states", *kwargs):
         if isinstance(kwargs.get(name), Tensor):
-            return kwargs[name], lambda made: (args, {**kwargs, name: made})
+            return kwargs[name], lambda made: (args, {**kwargs, name: made})  # noqa: B023 - the loop ends here
     raise RunFailed(f"A hooked module was called without a tensor (arguments: {sorted(kwargs)}).")
 
 

@@ -31,7 +31,9 @@ def span_masks(
             made[name] = given.to(real.device)
             continue
         if not isinstance(given, str | range | tuple | list):
-            raise BadInput(f"span {name!r}: a {type(given).__name__}; expected a substring, a range, or a list with one per prompt.")
+            raise BadInput(
+                f"span {name!r}: a {type(given).__name__}; expected a substring, a range, or one per prompt."
+            )
         entries = list(given) if isinstance(given, list) else [given] * len(real)
         if len(entries) != len(real):
             raise BadInput(f"span {name!r}: {len(entries)} entries for {len(real)} prompts; one each, or one for all.")
@@ -71,8 +73,8 @@ def _characters(name: str, index: int, text: str, part: Any) -> tuple[int, int]:
         return start, start + len(part)
     if not (isinstance(part, tuple) and len(part) == 2 and all(isinstance(edge, int) for edge in part)):  # noqa: PLR2004
         raise BadInput(
-            f"span {name!r}: {part!r} for prompt {index}; expected a substring, a (start, end) tuple of characters, a range of "
-            "positions, or a list of those; one entry per prompt goes into a list."
+            f"span {name!r}: {part!r} for prompt {index}; expected a substring, a (start, end) tuple of characters, a "
+            "range of positions, or a list of those; one entry per prompt goes into a list."
         )
     start, end = part
     if not 0 <= start < end <= len(text):

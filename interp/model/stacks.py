@@ -93,7 +93,8 @@ class Stack:
         """
         if not 0 <= index < self.n_layers:
             raise BadAddress(
-                f"Layer {index} is not there: stack {self.name!r} has {self.n_layers} layers (0 to {self.n_layers - 1})."
+                f"Layer {index} is not there: stack {self.name!r} has {self.n_layers} layers "
+                f"(0 to {self.n_layers - 1})."
             )
         found = self.layers[index]
         if found is None:
@@ -163,8 +164,8 @@ class Stack:
                 return "its attention does not go through the attention interface, so q, k and v never show"
             if edit:
                 return (
-                    "its attention does not go through the attention interface, so an edit there would not take effect; "
-                    "edit Site.Z instead"
+                    "its attention does not go through the attention interface, so an edit there would not take "
+                    "effect; edit Site.Z instead"
                 )
         return None
 
@@ -180,7 +181,7 @@ class Stack:
             raise Unsupported(f"{site!r} cannot be {what} on stack {self.name!r} ({self.model_type}): {reason}.")
 
     def tap(self, site: Site, index: int) -> Tap:
-        """The module and side at which ``site`` passes in block ``index`` (for sites outside the attention function)."""
+        """The module and side at which a site outside the attention function passes in block ``index``."""
         block, row = self.blocks[index], self.family
         if site is Site.RESID_PRE:
             return Tap(block, "input")
@@ -225,9 +226,9 @@ def find_stacks(hf: PreTrainedModel, attempt: int = 0) -> dict[str, Stack]:
         lists = [name for name, module in hf.named_modules() if isinstance(module, nn.ModuleList)]
         raise LoadFailed(
             f"No transformer blocks were understood in {type(hf).__name__} (model_type "
-            f"{getattr(hf.config, 'model_type', '?')!r}); its module lists are {lists or 'none'}. Its attention needs an "
-            "output projection under a known name: add a row to interp/model/families.py, or pass the part of the model "
-            "that holds the blocks."
+            f"{getattr(hf.config, 'model_type', '?')!r}); its module lists are {lists or 'none'}. Its attention needs "
+            "an output projection under a known name: add a row to interp/model/families.py, or pass the part of the "
+            "model that holds the blocks."
         )
     stacks: dict[str, Stack] = {}
     for first in found:

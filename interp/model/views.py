@@ -26,8 +26,8 @@ def at_door(item: At | Site | str, model: Any) -> At:
     if isinstance(item, str) and item.endswith(("hook_q", "hook_k")):
         if rotates(named_stack(model.stacks, model.default_stack, at.stack).config):
             raise BadAddress(
-                f"{item!r} names the tensor before the rotary embedding, which is not offered; Site.{at.site.name} is after "
-                f"it, as {item.replace('hook_', 'hook_rot_')!r}."
+                f"{item!r} names the tensor before the rotary embedding, which is not offered; Site.{at.site.name} is "
+                f"after it, as {item.replace('hook_', 'hook_rot_')!r}."
             )
     return at
 
@@ -77,9 +77,9 @@ class Readings:
             return None
         heads = self._heads(reading, at, layers)
         columns = self._columns(reading, at)
-        if heads is False or columns is False:
+        if heads is None or columns is False:
             return None
-        parts = [select(self._value(reading, layer), at.site, heads or None, None) for layer in layers]
+        parts = [select(self._value(reading, layer), at.site, tuple(heads) or None, None) for layer in layers]
         if isinstance(columns, Tensor):
             parts = [select(part, at.site, None, columns) for part in parts]
         if isinstance(at.layer, int):
@@ -94,8 +94,8 @@ class Readings:
     def _same_stack(self, reading: Reading, stack: str | None) -> bool:
         return (stack or self.batch.default_stack) == reading.stack
 
-    def _heads(self, reading: Reading, at: At, layers: Sequence[int]) -> Sequence[int] | bool:
-        """Where the asked heads are among those read; ``True`` for all of them, ``False`` where some are missing."""
+    def _heads(self, reading: Reading, at: At, layers: Sequence[int]) -> Sequence[int] | None:
+        """Where the asked heads are among those read; empty for all of them, ``None`` where some are missing."""
         own = reading.at
         if own.heads == at.heads:
             return ()
@@ -104,9 +104,9 @@ class Readings:
                 return ()
             axis = own.site.axes.index("head")
             narrowest = min(reading.values[layer].shape[axis] for layer in layers)
-            return at.heads if 0 <= min(at.heads) and max(at.heads) < narrowest else False
+            return at.heads if 0 <= min(at.heads) and max(at.heads) < narrowest else None
         if at.heads is None or not set(at.heads) <= set(own.heads):
-            return False
+            return None
         return [own.heads.index(head) for head in at.heads]
 
     def _columns(self, reading: Reading, at: At) -> Tensor | bool:

@@ -175,6 +175,7 @@ def save(network: GPT2LMHeadModel, tokenizer: Any, folder: Path, *, half: bool =
 
 
 def main() -> None:
+    """Run the command line: one model trained, written and described."""
     parser = argparse.ArgumentParser(description="Train a model of the zoo.")
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--natural", action="store_true", help="the model `induction`, by its task loss alone")

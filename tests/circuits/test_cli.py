@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from circuits.catalogue import KINDS
 from circuits.cli import app
 from circuits.config import config_files
+from interp.zoo import path
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = ("n_prompts=4", "segment=8", "draws=2", "top_k=1", "shown=1", "emergence=false", "texts=[]", "batch_size=4")
@@ -117,15 +118,21 @@ def test_schema_is_a_json_schema_of_the_settings() -> None:
         (["induction", "model=inducton"], "Unknown model 'inducton'"),
         (["induction", "scores=[copyng]"], "Did you mean 'copying'"),
         (["nowhere.yaml"], "There is no file"),
+        (["induction", "segment=90"], "At most segment=63 works"),
+        (["induction", "device=nosuchdevice"], "device=nosuchdevice: torch cannot use it here"),
+        (["induction", "model=damaged"], "could not be read"),
     ],
 )
 def test_bad_input_is_a_sentence_and_two(
     words: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, out, error = call("run", *words)
+    damaged = Path(shutil.copytree(path("induction"), "damaged", ignore=shutil.ignore_patterns("checkpoints")))
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    code, out, error = call("run", *words, "--out", "run")
     assert (code, out) == (2, "") and says in error and "Traceback" not in error
-    assert not list(tmp_path.iterdir()), "something was written before the refusal"
+    assert [left.name for left in tmp_path.iterdir()] == ["damaged"], "something was left of a refused run"
 
 
 @pytest.mark.parametrize("words", [["run"], ["list", "a", "b"], ["nothing"], ["run", "induction", "--no-such-option"]])

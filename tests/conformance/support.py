@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import TINY, TinyModel, head_outputs
+from tiny_models import BEYOND, TINY, TinyModel, head_outputs
 from torch import Tensor
 
 import interp
@@ -50,7 +50,7 @@ class Case:
 
 def load_case(name: str) -> Case:
     """The tiny model of a family, built and loaded."""
-    tiny = TINY[name]()
+    tiny = {**TINY, **BEYOND}[name]()
     return Case(tiny, interp.load(tiny.hf))
 
 
@@ -102,6 +102,12 @@ def everything(case: Case) -> list[At]:
         for name, stack, site in sites(case)
         for layer in stack.layers_of(At(site, stack=name))
     ]
+
+
+def differentiable(case: Case) -> list[At]:
+    """Every readable site, without the maps of an attention that never makes them on the way to its output."""
+    fused = case.tiny.name.startswith("falcon")
+    return [at for at in everything(case) if not (fused and at.site in (Site.SCORES, Site.PATTERN))]
 
 
 def random_like(x: Tensor, site: Site, seed: int = 0) -> Tensor:
@@ -234,7 +240,9 @@ def fingerprint(hf: Any) -> dict[str, Any]:
         hooks = []
         for field in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
             kept = getattr(module, field)
-            hooks.append([key for key, hook in kept.items() if not getattr(hook, "__module__", "").startswith("transformers.")])
+            hooks.append(
+                [key for key, hook in kept.items() if not getattr(hook, "__module__", "").startswith("transformers.")]
+            )
         attributes = sorted(key for key in vars(module) if not key.startswith("_output_capturing"))
         found[name] = (hooks, module.training, attributes, type(module), id(getattr(module, "forward", None).__func__))
     found["parameters"] = {

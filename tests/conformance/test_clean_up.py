@@ -11,7 +11,11 @@ from torch import Tensor
 import interp
 from interp import At, EditDidNotFire, Site
 
-from .support import BYPASS, Case, everything, families, fingerprint, output, plain, sites
+from .support import BYPASS, Case, differentiable, everything, families, fingerprint, output, plain, sites
+
+
+def total(logits: Tensor, batch: interp.Batch) -> Tensor:
+    return logits.flatten(1).sum(1)
 
 
 class Broken(Exception):
@@ -54,7 +58,10 @@ def test_after_an_error_inside_every_hook(case_of: Callable[[str], Case], name: 
             with pytest.raises(kind):
                 interp.run(case.model, batch, reads, [edit])
             assert fingerprint(case.hf) == before, (stack, site, layer)
-        with pytest.raises(kind), interp.edited(case.model, [interp.custom(At(site, stack=stack), broken)], batch=batch) as hf:
+        with (
+            pytest.raises(kind),
+            interp.edited(case.model, [interp.custom(At(site, stack=stack), broken)], batch=batch) as hf,
+        ):
             hf(**batch.inputs)
         assert fingerprint(case.hf) == before, (stack, site)
     assert torch.equal(plain(case, batch), expected) and torch.equal(torch.get_rng_state(), rng)
@@ -80,7 +87,7 @@ def test_after_an_error_of_the_model_itself(case_of: Callable[[str], Case], name
                 with pytest.raises(Broken):
                     interp.run(case.model, batch, everything(case), edits)
                 with pytest.raises(Broken):
-                    interp.run(case.model, batch, everything(case), grad=lambda logits, batch: logits.flatten(1).sum(1))
+                    interp.run(case.model, batch, differentiable(case), grad=total)
             finally:
                 handle.remove()
             assert fingerprint(case.hf) == before

@@ -1,4 +1,4 @@
-"""What edits do: against surgery on the weights, against themselves read back, against nothing, against closed forms."""
+"""What edits do: against surgery on the weights, read back, against nothing, against closed forms."""
 
 from __future__ import annotations
 
@@ -177,12 +177,22 @@ def test_what_cannot_be_edited_is_refused_before_any_forward(case_of: Callable[[
             with pytest.raises(Unsupported), interp.edited(case.model, [interp.zero(at)]):
                 pass
             if site is Site.PATTERN:
-                for edit in (interp.uniform(at), interp.freeze_pattern(at), interp.to_identity(at, 0.5),
-                             interp.redistribute(at, 0, 0.5), interp.set_pattern(at, torch.zeros(1, 1), axes="query key")):  # fmt: skip
+                blank = torch.zeros(1, 1)
+                for edit in (
+                    interp.uniform(at),
+                    interp.freeze_pattern(at),
+                    interp.to_identity(at, 0.5),
+                    interp.redistribute(at, 0, 0.5),
+                    interp.set_pattern(at, blank, axes="query key"),
+                ):
                     with pytest.raises(Unsupported):
                         interp.run(case.model, batch, edits=[edit])
             if site is Site.SCORES:
-                for edit in (interp.knockout(0, 0, stack=stack_name), interp.sharpen(at, 2.0), interp.boost(at, 0, 1.0)):
+                for edit in (
+                    interp.knockout(0, 0, stack=stack_name),
+                    interp.sharpen(at, 2.0),
+                    interp.boost(at, 0, 1.0),
+                ):
                     with pytest.raises(Unsupported):
                         interp.run(case.model, batch, edits=[edit])
         for stack_name, stack in case.model.stacks.items():
@@ -235,7 +245,11 @@ def test_an_edit_may_differ_per_prompt(case_of: Callable[[str], Case], name: str
             assert close(per_prompt[row], alone_post[row], 1e-6), (stack_name, row)
     maps = At(Site.PATTERN)
     if name not in BYPASS:
-        share = torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1).expand(3, case.model.stack().n_layers, case.model.stack().n_heads(0))
+        share = (
+            torch.tensor([0.0, 0.5, 1.0])
+            .view(3, 1, 1)
+            .expand(3, case.model.stack().n_layers, case.model.stack().n_heads(0))
+        )
         run = interp.run(case.model, batch, [maps], [interp.to_identity(maps, share)])
         unedited = interp.run(case.model, batch, [maps], kernels=run.kernels)
         assert torch.equal(run[maps][:, 0], unedited[maps][:, 0])
@@ -305,7 +319,9 @@ def test_maps_after_an_edit_are_the_closed_forms(case_of: Callable[[str], Case],
         assert close(after(interp.boost(scores, torch.tensor([[1]]), 2.0)), softmaxed(boosted))
         blocked = s.clone()
         blocked[:, :, 2:, 0] = -torch.inf
-        window = interp.knockout(slice(2, None) if stack_name != "vision" else None, torch.tensor([[0]]), layers=1, stack=stack_name)
+        window = interp.knockout(
+            slice(2, None) if stack_name != "vision" else None, torch.tensor([[0]]), layers=1, stack=stack_name
+        )
         expected = softmaxed(blocked)
         expected[torch.isneginf(blocked).all(-1)] = 0.0
         assert close(after(window), expected)

@@ -176,7 +176,9 @@ def test_left_padded_prompts(case_of: Callable[[str], Case], name: str) -> None:
         together = interp.generate(case.model, batch, chosen, **GREEDY).new_tokens
         for row, length in enumerate((5, 3)):
             single = interp.encode(case.model, ids[row : row + 1, :length])
-            assert torch.equal(interp.generate(case.model, single, chosen, **GREEDY).new_tokens[0], together[row]), chosen
+            assert torch.equal(interp.generate(case.model, single, chosen, **GREEDY).new_tokens[0], together[row]), (
+                chosen
+            )
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bart"])

@@ -19,9 +19,9 @@ from .support import (
     attention,
     close,
     counted_forwards,
+    differentiable,
     double_batch,
     double_case,
-    everything,
     families,
     fingerprint,
     named,
@@ -89,12 +89,6 @@ def direction(x: Tensor, site: Site, seed: int) -> Tensor:
     drawn = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     blocked = torch.isneginf(x) if site is Site.SCORES else torch.zeros_like(x, dtype=torch.bool)
     return drawn.masked_fill(blocked, 0.0)
-
-
-def differentiable(case: Case) -> list[At]:
-    """Every readable site, without the maps of an attention that never makes them on the way to its output."""
-    fused = case.tiny.name.startswith("falcon")
-    return [at for at in everything(case) if not (fused and at.site in (Site.SCORES, Site.PATTERN))]
 
 
 @pytest.mark.parametrize("name", BYPASS)

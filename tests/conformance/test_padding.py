@@ -104,7 +104,8 @@ def edits_for(case: Case) -> list[interp.Edit]:
     ]
     if case.tiny.name in BYPASS:
         return both
-    return both + [
+    return [
+        *both,
         interp.knockout(-1, 0),
         interp.knockout(slice(1, None), 0, layers=0),
         interp.uniform(),
@@ -186,7 +187,11 @@ def test_uniform_rows_are_one_over_the_visible_real_keys(case_of: Callable[[str]
                     if window:
                         seen[: max(0, query - window + 1)] = False
                     expected = seen.float() / seen.sum()
-                    assert close(pattern[prompt, :, query], expected.expand(pattern.shape[1], -1)), (maps, prompt, query)
+                    assert close(pattern[prompt, :, query], expected.expand(pattern.shape[1], -1)), (
+                        maps,
+                        prompt,
+                        query,
+                    )
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gpt_oss", "gemma2"])
@@ -195,7 +200,9 @@ def test_spans(case_of: Callable[[str], Case], name: str, side: str) -> None:
     """A span names the same tokens as their positions do."""
     case = case_of(name)
     batch = padded(case, side, spans={"start": range(0, 1), "second": range(1, 2)})
-    by_span = interp.run(case.model, batch, edits=[interp.knockout("second", "start"), interp.zero(At(Site.Z, 1, pos="second"))])
+    by_span = interp.run(
+        case.model, batch, edits=[interp.knockout("second", "start"), interp.zero(At(Site.Z, 1, pos="second"))]
+    )
     by_place = interp.run(case.model, batch, edits=[interp.knockout(1, 0), interp.zero(At(Site.Z, 1, pos=1))])
     assert torch.equal(output(by_span), output(by_place))
     rows = (batch.mask.cumsum(-1) == 2) & batch.mask
@@ -234,6 +241,9 @@ def test_causality(case_of: Callable[[str], Case], name: str) -> None:
     edits = [interp.scale(At(site, stack=stack), 0.9) for stack, _, site in sites(case, edit=True)]
     for kernels in (None, "eager"):
         for chosen in ([], edits):
-            runs = [interp.run(case.model, interp.encode(case.model, x), everything(case), chosen, kernels=kernels) for x in (ids, changed)]
+            runs = [
+                interp.run(case.model, interp.encode(case.model, x), everything(case), chosen, kernels=kernels)
+                for x in (ids, changed)
+            ]
             first, second = map(output, runs)
             assert torch.equal(first[:, :-1], second[:, :-1]) and not torch.equal(first[:, -1], second[:, -1])

@@ -13,8 +13,20 @@ from interp import At, Run, Site, Unsupported
 from interp.model.family import module_at
 from interp.model.stacks import Stack
 
-from .support import BYPASS, Case, attention, close, counted_forwards, everything, families, named, output, plain
-from .support import refused, sites
+from .support import (
+    BYPASS,
+    Case,
+    attention,
+    close,
+    counted_forwards,
+    everything,
+    families,
+    named,
+    output,
+    plain,
+    refused,
+    sites,
+)
 
 NO_SDPA = {"gemma2", "gpt_oss", "gptj", "bloom", "gpt_neo"}  # they have no sdpa, or never look at the setting
 
@@ -176,7 +188,9 @@ def test_narrow_reads_are_slices(case_of: Callable[[str], Case], name: str) -> N
         if heads is not None:
             axis = site.axes.index("head")
             alone = interp.run(case.model, batch, [At(site, layer, heads=heads, stack=stack_name)])
-            assert close(alone[At(site, layer, heads=heads, stack=stack_name)], full.index_select(axis, torch.tensor(heads)))
+            assert close(
+                alone[At(site, layer, heads=heads, stack=stack_name)], full.index_select(axis, torch.tensor(heads))
+            )
         if stack.family.packed or (stack.cross and site in (Site.K, Site.V)):
             continue
         at = At(site, layer, pos=columns, stack=stack_name)

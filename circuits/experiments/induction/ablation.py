@@ -114,14 +114,20 @@ def without_each_head(
 
 
 def without_sets(
-    job: Job, replacement: Replacement, prompts: Repeated, answers: Answers, sets: Sequence[tuple[Head, ...]]
+    job: Job,
+    replacement: Replacement,
+    prompts: Repeated,
+    answers: Answers,
+    sets: Sequence[tuple[Head, ...]],
+    *,
+    name: str = "sets of heads",
 ) -> np.ndarray:
-    """``[set, prompt]``: the loss with all heads of a set replaced at once."""
+    """``[set, prompt]``: the loss with all heads of a set replaced at once; ``name`` is for the progress."""
     groups = [sets[begin : begin + SETS_PER_UNIT] for begin in range(0, len(sets), SETS_PER_UNIT)]
     own = Answers(answers.right[..., :1], answers.wrong[..., :1])
     chunks = _chunks(job, prompts, own)
     rows: list[list[np.ndarray]] = []
-    with job.progress.stage("Without sets of heads", len(groups) * len(chunks)) as done:
+    with job.progress.stage(f"Without {name}", len(groups) * len(chunks)) as done:
         for group in groups:
             parts = []
             for chunk, its in chunks:

@@ -139,11 +139,9 @@ def _claims(findings: Findings) -> str:
             f"{text}; of these, {named(both)} also belong to a set that beats random heads of the same layers, so they "
             "matter by both tests."
         )
-    undecided = any(group.stands_out() is None for group in findings.groups)
-    why = (
-        "the model has too few other heads to compare with" if undecided else "no set beats random heads of its layers"
-    )
-    return f"{text}, but {why}, so that no head is said to matter more than its neighbours."
+    if any(group.stands_out() is None for group in findings.groups):
+        return f"{text}; the model has too few other heads for a p-value on whether they matter more than those."
+    return f"{text}, but no set beats random heads of its layers, so that no head is said to matter."
 
 
 def _redundancy(findings: Findings) -> list[str]:

@@ -44,9 +44,8 @@ class InductionConfig(ExperimentConfig):
     ablation: Annotated[str, AfterValidator(known_method)] = Field(
         "mean", description="what takes the place of a head's output: mean, resample, or zero (off-distribution)"
     )
-    top_k: PositiveInt = Field(3, description="how many heads are ablated together")
-    choose_by: Literal["effect", "induction"] = Field(
-        "effect", description="how those are chosen on the first half: by the loss without them, or by their score"
+    top_k: PositiveInt = Field(
+        2, description="size of the set of heads with the largest effects, chosen on one half and judged on the other"
     )
     draws: int = Field(
         200, ge=2, le=10_000, description="random head sets to compare with; below 20 an interval is shown and no p"

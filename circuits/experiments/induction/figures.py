@@ -11,7 +11,9 @@ from circuits.experiments.induction.findings import Emergence, Findings, Group, 
 from circuits.experiments.induction.offsets import OFFSETS
 from circuits.experiments.induction.reading import Losses
 from interp.address import Head
-from interp.show import Line, Mark, Panel, bar_chart, curve_panels, grid_heatmap
+from interp.results import HeadScores
+from interp.scores import SCORES
+from interp.show import Line, Mark, Panel, bar_chart, curve_panels, grid_heatmap, head_heatmap
 from interp.stats import bootstrap_means
 
 if TYPE_CHECKING:
@@ -21,12 +23,27 @@ MOST_BARS = 16
 MOST_CURVES = 4
 
 
+def score_map(scores: HeadScores, marked: Sequence[Head], confidence: float) -> go.Figure:
+    """Layer by head, on the whole range that the score can have, so that a faint score looks faint."""
+    low, high = bootstrap_means(scores.samples, confidence=confidence)
+    return head_heatmap(
+        scores.values,
+        low=low,
+        high=high,
+        name=scores.name.replace("_", " "),
+        title=scores.name.replace("_", " "),
+        marked=[(head.layer, head.index) for head in marked],
+        limits=SCORES[scores.name].range,
+        note=f"{100 * confidence:g} % interval",
+    )
+
+
 def loss_curve(losses: Losses, segment: int, start: int, confidence: float) -> go.Figure:
     """The loss of each token of the prompts, averaged, with its interval and a mark where the repeat begins."""
     low, high = bootstrap_means(losses.by_token.astype(float), confidence=confidence)
     columns = np.arange(1, losses.by_token.shape[1] + 1)
     mean = losses.by_token.astype(float).mean(0)
-    marks = [Mark(start + segment, "the same tokens again")]
+    marks = [Mark(float(start + segment), "the same tokens again")]
     return curve_panels(
         columns, [Panel("loss, nats", [Line("mean loss", mean, low, high)])], x_name="position", marks=marks
     )
@@ -127,4 +144,4 @@ def over_training(grown: Emergence) -> go.Figure:
         panels.append(Panel(name.replace("_", " "), lines))
     fall = grown.steepest_fall()
     marks = [] if fall is None else [Mark((fall[0] + fall[1]) / 2, "the second copy's loss falls most")]
-    return curve_panels(grown.steps, panels, x_name="training step", marks=marks)
+    return curve_panels(np.array(grown.steps), panels, x_name="training step", marks=marks)

@@ -71,7 +71,9 @@ def judge(
     groups = []
     for name, heads in sets.items():
         matched = matched_random_sets(heads, job.widths, n_draws=job.config.draws, seed=job.config.seed)
-        own, *random = without_sets(job, replacement, job.evaluation, answers, [heads, *matched.sets])
+        own, *random = without_sets(
+            job, replacement, job.evaluation, answers, [heads, *matched.sets], name=f"sets: {name}"
+        )
         groups.append(
             group_of(
                 name,

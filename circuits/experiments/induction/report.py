@@ -69,7 +69,9 @@ def _key_figures(findings: Findings) -> list[KeyFigure]:
     ]
     for score, label in (("induction", "induction heads"), ("previous_token", "previous-token heads")):
         if score in findings.scores:
-            figures.append(KeyFigure(label, len(findings.called(score)), f"score of {findings.threshold:g} or more"))
+            figures.append(
+                KeyFigure(label, str(len(findings.called(score))), f"score of {findings.threshold:g} or more")
+            )
     return figures
 
 
@@ -124,9 +126,7 @@ def _scores(findings: Findings, drawn: dict[str, go.Figure]) -> Section:
     shown = []
     for name, scores in findings.scores.items():
         marked = [head for head, _ in findings.called(name)]
-        drawn[f"score_{name}"] = scores.plot(
-            title=name.replace("_", " "), marked=marked, confidence=findings.confidence
-        )
+        drawn[f"score_{name}"] = draw.score_map(scores, marked, findings.confidence)
         shown.append(Figure(drawn[f"score_{name}"], f"{name.replace('_', ' ').capitalize()}: {MEANING.get(name, '')}."))
     return Section(
         "What each head looks at",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 import interp
 from circuits.experiments.induction.ablation import Replacement, unedited, without_each_head
 from circuits.experiments.induction.answers import assign_answers
@@ -47,6 +49,8 @@ def run(config: InductionConfig, place: Workplace) -> Outcome:
         BadInput: prompts longer than the context, a vocabulary too small, attention that cannot be read.
         RunFailed: NaN or infinity on the way.
     """
+    if config.device is not None:
+        refuse_missing_device(config.device)
     with place.progress.stage("Load the model", 1) as done:
         options = {name: value for name in ("device", "dtype") if (value := getattr(config, name)) is not None}
         model = interp.load(config.model, **options)
@@ -77,6 +81,17 @@ def run(config: InductionConfig, place: Workplace) -> Outcome:
         notes=[conclusion.doubt, *findings.notes],
         facts=facts(findings),
     )
+
+
+def refuse_missing_device(name: str) -> None:
+    """Refuses a device that this machine, or this build of torch, does not have."""
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadInput(
+            f"device={name}: torch cannot use it here ({reason}). Leave it out, or give device=cpu."
+        ) from error
 
 
 def refuse_unless_causal(job: Job) -> None:

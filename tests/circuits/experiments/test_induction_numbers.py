@@ -19,7 +19,7 @@ from circuits.experiments.induction.ablation import (
     without_moving_patterns,
     without_sets,
 )
-from circuits.experiments.induction.answers import assign_answers, measure, second_copy_columns
+from circuits.experiments.induction.answers import Answers, assign_answers, measure, second_copy_columns
 from circuits.experiments.induction.job import Job, head_grid
 from circuits.experiments.induction.offsets import OFFSETS, offset_profile
 from circuits.experiments.induction.prompts import Repeated, natural_prompts, random_prompts
@@ -134,9 +134,9 @@ def test_losses_are_the_library_s_cross_entropy(job: Job, plain: transformers.Pr
 
 def test_measure_by_hand() -> None:
     logits = torch.tensor([[[0.0, 1.0, 3.0], [2.0, 0.0, 0.0]], [[0.0, 0.0, 0.0], [1.0, 1.0, 5.0]]])
-    answers = type("A", (), {})()
-    answers.right = np.array([[[2, 0], [0, 1]], [[0, 1], [2, 0]]])
-    answers.wrong = np.array([[[1, 1], [1, 2]], [[1, 2], [0, 2]]])
+    answers = Answers(
+        right=np.array([[[2, 0], [0, 1]], [[0, 1], [2, 0]]]), wrong=np.array([[[1, 1], [1, 2]], [[1, 2], [0, 2]]])
+    )
     found = measure(logits, answers)
     np.testing.assert_allclose(found["lead"], [(2 + 2) / 2 + (0 + 4) / 2, (-1 + 0) / 2 + (0 - 4) / 2])
     expected = [

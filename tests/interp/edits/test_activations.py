@@ -201,7 +201,7 @@ def test_noise_of_no_spread_is_exactly_nothing() -> None:
     ("std", "seed"), [(-1.0, 0), (math.nan, 0), (math.inf, 0), ("1", 0), (True, 0), (1.0, 0.5), (1.0, 2**64)]
 )
 def test_noise_refuses_bad_spreads_and_seeds(std: Any, seed: Any) -> None:
-    with pytest.raises(BadInput, match="noise: (std|seed)="):
+    with pytest.raises(BadInput, match=r"noise: (std|seed)="):
         interp.noise(At("z", 0), std=std, seed=seed)
 
 
@@ -542,7 +542,7 @@ def test_edits_keep_the_dtype_of_the_model(dtype: torch.dtype) -> None:
         lambda: interp.boost(At("scores"), 0, 1.0),
         lambda: interp.to_identity(At("pattern"), 0.5),
         lambda: interp.redistribute(At("pattern"), 0, 0.5),
-        lambda: interp.freeze_pattern(),
+        interp.freeze_pattern,
         lambda: interp.patch(At("z"), batch),
     ]
     for make in every:

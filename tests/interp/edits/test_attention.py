@@ -119,7 +119,7 @@ def test_maps_are_named_by_any_site_of_their_head() -> None:
         assert interp.boost(at, 0, 1.0).at == (At("scores", 1, heads=0),)
     assert interp.uniform(At("z", 1)).at == (At("pattern", 1),)
     for make in (interp.uniform, lambda at: interp.sharpen(at, 1.0)):
-        with pytest.raises(BadInput, match="not at Site.MLP_OUT"):
+        with pytest.raises(BadInput, match=r"not at Site.MLP_OUT"):
             make(At("mlp_out", 1))
 
 
@@ -208,7 +208,7 @@ def test_freezing_at_another_batchs_patterns() -> None:
     half = read([interp.freeze_pattern(At("pattern", 1, pos=slice(2, None)), other)], At("pattern", 1))
     assert torch.equal(half[:, :, 2:], theirs[1][:, :, 2:])
     assert torch.equal(half[:, :, :2], read([], At("pattern", 1))[:, :, :2])
-    with pytest.raises(BadInput, match="freeze_pattern: .*unequal lengths"):
+    with pytest.raises(BadInput, match=r"freeze_pattern: .*unequal lengths"):
         read([interp.freeze_pattern(At("pattern"), batch_of([[1, 2], [3, 4]]))], At("z"))
 
 

@@ -98,7 +98,7 @@ def test_a_layer_axis_at_one_layer_is_refused() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), "two", None, [[1], [1, 2]], 1j])
 def test_what_is_no_finite_number_is_refused(bad: object) -> None:
-    with pytest.raises(BadInput, match="expected (finite numbers|a number or a tensor|real numbers)"):
+    with pytest.raises(BadInput, match=r"expected (finite numbers|a number or a tensor|real numbers)"):
         Value.of(bad, None, At("z", 0), "the value")
 
 

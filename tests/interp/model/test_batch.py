@@ -102,13 +102,17 @@ def test_packed_images_cannot_be_taken_apart() -> None:
 
 def test_positions_of_three_axes_are_selected_along_their_prompt_axis() -> None:
     positions = torch.arange(3 * 3 * 4).view(3, 3, 4)  # time, height, width; prompt; column
-    batch = Batch(inputs={**RIGHT.inputs, "position_ids": positions}, mask=RIGHT.mask, ids=RIGHT.ids, read_at=RIGHT.read_at)
+    batch = Batch(
+        inputs={**RIGHT.inputs, "position_ids": positions}, mask=RIGHT.mask, ids=RIGHT.ids, read_at=RIGHT.read_at
+    )
     assert torch.equal(batch.select([2, 0]).inputs["position_ids"], positions[:, [2, 0]])
 
 
 def test_masks_of_other_stacks() -> None:
     encoder = torch.ones(3, 6, dtype=torch.bool)
-    both = Batch(inputs={}, mask=RIGHT.mask, ids=None, read_at=RIGHT.read_at, encoder_mask=encoder, default_stack="decoder")
+    both = Batch(
+        inputs={}, mask=RIGHT.mask, ids=None, read_at=RIGHT.read_at, encoder_mask=encoder, default_stack="decoder"
+    )
     assert both.row_mask(None) is both.row_mask("decoder") is both.row_mask("cross") is both.mask
     assert both.row_mask("encoder") is encoder
     assert both.key_mask("cross") is both.key_mask("encoder") is encoder and both.key_mask("decoder") is both.mask
@@ -116,7 +120,9 @@ def test_masks_of_other_stacks() -> None:
     assert RIGHT.row_mask("vision") is None
     with pytest.raises(BadAddress, match=r"needs the number of positions of stack 'vision'; give a LongTensor"):
         RIGHT.columns(-1, stack="vision")
-    assert RIGHT.columns(torch.tensor([[9]]), stack="vision").tolist() == [[9]] * 3  # images have their own number of rows
+    assert (
+        RIGHT.columns(torch.tensor([[9]]), stack="vision").tolist() == [[9]] * 3
+    )  # images have their own number of rows
 
 
 def test_a_span_belongs_to_the_stack_it_was_named_on() -> None:

@@ -48,7 +48,7 @@ def ids_of(text: str) -> list[int]:
     return WORDS(text, add_special_tokens=False)["input_ids"]
 
 
-# ---- prompts --------------------------------------------------------------------------------------------------------
+# ---- prompts -------------------------------------------------------------------------------------------------------
 
 
 def test_texts_become_ids_padded_on_the_right_and_a_mask() -> None:
@@ -59,7 +59,10 @@ def test_texts_become_ids_padded_on_the_right_and_a_mask() -> None:
     assert batch.inputs["attention_mask"].tolist() == [[1] * 4, [1, 1, 0, 0]]
     assert "position_ids" not in batch.inputs
     assert batch.read_at.tolist() == [3, 1]
-    assert batch.tokens == (("Mary", "had", "a", "dog"), ("John", "had")) and batch.texts == ("Mary had a dog", "John had")
+    assert batch.tokens == (("Mary", "had", "a", "dog"), ("John", "had")) and batch.texts == (
+        "Mary had a dog",
+        "John had",
+    )
     assert batch.padding_side == "right"
 
 
@@ -184,7 +187,9 @@ def test_bad_prompts_are_refused_with_what_came(prompts: Any, more: dict[str, An
 
 
 def test_texts_without_a_tokenizer_are_refused() -> None:
-    with pytest.raises(BadInput, match=r"came without a tokenizer; pass load\(\.\.\., tokenizer=\.\.\.\), or give token ids"):
+    with pytest.raises(
+        BadInput, match=r"came without a tokenizer; pass load\(\.\.\., tokenizer=\.\.\.\), or give token ids"
+    ):
         interp.encode(gpt2(None), ["Mary"])
 
 
@@ -197,13 +202,13 @@ def test_padding_that_changes_real_tokens_is_refused_as_measured() -> None:
     model = bert(WORDS)
     assert model.card.padding == "right only"  # its positions are absolute and cannot be given from a mask
     interp.encode(model, ["Mary had", "John"])
-    with pytest.raises(BadInput, match="padded on the left, which changes .* Pass padding_side='right'"):
+    with pytest.raises(BadInput, match=r"padded on the left, which changes .* Pass padding_side='right'"):
         interp.encode(model, ["Mary had", "John"], padding_side="left")
     with pytest.raises(BadInput, match="padded on the left"):
         interp.encode(model, torch.tensor([[5, 6], [0, 8]]), mask=torch.tensor([[1, 1], [0, 1]]))
 
 
-# ---- where the answer is read -------------------------------------------------------------------------------------------
+# ---- where the answer is read --------------------------------------------------------------------------------------
 
 
 def test_read_at_counts_over_each_prompts_own_tokens() -> None:
@@ -227,7 +232,7 @@ def test_read_at_the_mask_token() -> None:
         interp.encode(bert(None, check=False), [[5, 6]], read_at="mask")
 
 
-# ---- answers ------------------------------------------------------------------------------------------------------------
+# ---- answers -------------------------------------------------------------------------------------------------------
 
 
 def test_answers_are_ids_the_right_one_first_and_missing_ones_are_marked() -> None:
@@ -307,7 +312,7 @@ def test_class_ids_answer_a_classifier() -> None:
         interp.encode(model, inputs={"pixel_values": pixels}, answers=[7, 0])
 
 
-# ---- spans --------------------------------------------------------------------------------------------------------------
+# ---- spans ---------------------------------------------------------------------------------------------------------
 
 
 def spanned(texts: list[str], spans: dict[str, Any], tokenizer: Any = WORDS, **more: Any) -> list[list[str]]:
@@ -340,7 +345,9 @@ def test_a_span_inside_a_word_takes_the_whole_token() -> None:
 
 
 def test_spans_of_ids_are_ranges_of_positions() -> None:
-    batch = interp.encode(GPT2, [[5, 6, 7], [8, 9]], spans={"s": range(1, 2), "t": [range(0, 3, 2), range(2)]}, padding_side="left")
+    batch = interp.encode(
+        GPT2, [[5, 6, 7], [8, 9]], spans={"s": range(1, 2), "t": [range(0, 3, 2), range(2)]}, padding_side="left"
+    )
     assert batch.spans["s"].tolist() == [[False, True, False], [False, False, True]]
     assert batch.spans["t"].tolist() == [[True, False, True], [False, True, True]]
     mask = torch.tensor([[True, False, False], [False, True, True]])
@@ -360,7 +367,12 @@ def test_spans_of_ids_are_ranges_of_positions() -> None:
         (["Mary had"], 3, BadInput, "a int; expected a substring"),
         (["Mary had", "John"], ["Mary"], BadInput, "1 entries for 2 prompts"),
         ([[5, 6]], "Mary", BadInput, "prompts given as ids take ranges of positions"),
-        ([[5, 6]], range(1, 3), BadAddress, r"range\(1, 3\) is outside prompt 0, which has 2 tokens \(positions 0 to 1\)"),
+        (
+            [[5, 6]],
+            range(1, 3),
+            BadAddress,
+            r"range\(1, 3\) is outside prompt 0, which has 2 tokens \(positions 0 to 1\)",
+        ),
         ([[5, 6]], range(0), BadAddress, "is outside prompt 0"),
         ([[5, 6]], torch.ones(1, 3, dtype=torch.bool), BadInput, r"expected bool \[1, 2\]"),
     ],
@@ -370,7 +382,7 @@ def test_spans_that_are_not_there_are_refused(prompts: Any, span: Any, error: ty
         interp.encode(GPT2, prompts, spans={"s": span})
 
 
-# ---- images, encoder-decoders --------------------------------------------------------------------------------------------
+# ---- images, encoder-decoders --------------------------------------------------------------------------------------
 
 
 class Processor:
@@ -378,8 +390,14 @@ class Processor:
 
     tokenizer = WORDS
 
-    def __call__(self, text: list[str] | None = None, images: Any = None, padding: bool = False, padding_side: str = "right",
-                 return_tensors: str = "pt") -> dict[str, Any]:  # fmt: skip
+    def __call__(
+        self,
+        text: list[str] | None = None,
+        images: Any = None,
+        padding: bool = False,
+        padding_side: str = "right",
+        return_tensors: str = "pt",
+    ) -> dict[str, Any]:
         made: dict[str, Any] = {"pixel_values": torch.stack(list(images))}
         if text is not None:
             assert padding and return_tensors == "pt"
@@ -428,7 +446,7 @@ def test_an_encoder_decoder_starts_its_decoder_with_its_start_token(name: str) -
 
 def test_the_encoders_context_is_checked_and_relative_positions_have_none() -> None:
     long = torch.full((1, 70), 5)
-    with pytest.raises(BadInput, match="the longest prompt has 70 tokens .* holds 64"):
+    with pytest.raises(BadInput, match=r"the longest prompt has 70 tokens .* holds 64"):
         interp.encode(family("bart"), long)
     assert interp.encode(family("t5"), long).encoder_mask is not None
     decoder = {"input_ids": long[:, :3], "decoder_input_ids": long}
@@ -439,7 +457,9 @@ def test_the_encoders_context_is_checked_and_relative_positions_have_none() -> N
 @pytest.mark.skipif(not STORIES.is_dir(), reason="the published model is not here")
 def test_a_published_sentencepiece_tokenizer() -> None:
     model = interp.load(STORIES)
-    batch = interp.encode(model, ["Once upon a time, there was a little girl named Lily.", "Once upon a"], spans={"s": "Once"})
+    batch = interp.encode(
+        model, ["Once upon a time, there was a little girl named Lily.", "Once upon a"], spans={"s": "Once"}
+    )
     assert batch.ids is not None and batch.ids[:, 0].tolist() == [1, 1]  # its BOS
     for row in range(2):
         text = model.tokenizer.decode(batch.ids[row][batch.spans["s"][row]])
