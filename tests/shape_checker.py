@@ -1,4 +1,4 @@
-"""The run-time checker of annotations in `make check`: beartype, with ints accepted where floats are annotated (PEP 484)."""
+"""The run-time checker of annotations in `make check`: beartype, taking ints where floats are annotated (PEP 484)."""
 
 from beartype import BeartypeConf, beartype
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from interp.errors import BadInput, LoadFailed, UnknownName
 from interp.model.card import Card
@@ -66,6 +67,7 @@ def load(
     """
     if isinstance(x, str | Path):
         name = str(x)
+        _check_device(device)
         hf, tokenizer, processor = _from_name(name, tokenizer, processor, device, from_pretrained)
     else:
         if from_pretrained or device is not None:
@@ -91,6 +93,22 @@ def _handle(hf: PreTrainedModel, tokenizer: Any, processor: Any, name: str, chec
         first = first or model
     assert first is not None
     return first
+
+
+def _check_device(device: Any) -> None:
+    """Refuse a device that is not there, before anything is read."""
+    if device is None:
+        return
+    try:
+        kind = torch.device(device).type
+        there = kind in ("cpu", "meta") or torch.get_device_module(kind).is_available()
+        found = there and (torch.device(device).index or 0) < (
+            1 if kind == "cpu" else torch.get_device_module(kind).device_count()
+        )
+    except (RuntimeError, AttributeError):
+        found = False
+    if not found:
+        raise BadInput(f"load: device={device!r} is not there on this machine; leave it out for the CPU.")
 
 
 def _from_object(x: Any, tokenizer: Any) -> tuple[PreTrainedModel, Any]:
@@ -178,8 +196,8 @@ def _pretrained(name: str, source: str, options: dict[str, Any]) -> PreTrainedMo
     if absent:
         raise LoadFailed(
             f"The files of {name!r} lack {len(absent)} of the weights that {type(hf).__name__} has, which would be "
-            f"random numbers: {absent[0]} ... {absent[-1]}. Check that config.json belongs to the weights; a model that "
-            "is to have random parts is built by you and passed as an object."
+            f"random numbers: {absent[0]} ... {absent[-1]}. Check that config.json belongs to the weights; a model "
+            "that is to have random parts is built by you and passed as an object."
         )
     hf.eval()
     return hf
@@ -233,6 +251,12 @@ def _companion(kind: str, source: str, options: dict[str, Any]) -> Any:
         found = getattr(transformers, kind).from_pretrained(source, **options)
     except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError):
         return None
-    if kind == "AutoTokenizer" and len(found.get_vocab()) <= len(found.added_tokens_decoder):
-        return None  # a folder without tokenizer files gives a tokenizer that knows no word
+    if isinstance(found, PreTrainedTokenizerBase) and (kind == "AutoProcessor" or not _has_files(found, source)):
+        return None
     return found
+
+
+def _has_files(tokenizer: PreTrainedTokenizerBase, source: str) -> bool:
+    """Whether a folder holds a tokenizer: from one without its files, transformers makes one that knows no word."""
+    names = {"tokenizer_config.json", "tokenizer.json", *tokenizer.vocab_files_names.values()}
+    return not Path(source).is_dir() or any((Path(source) / name).is_file() for name in names)

@@ -37,17 +37,21 @@ def copying_ratio(
     attended = pattern.float() * sample[:, None, None, :]
     mass = attended.sum(-1)  # [batch, head, query]
     share = attended / mass.clamp(min=1e-9).unsqueeze(-1)
-    logits = unembed(result).float()  # [batch, query, head, vocab]
-    logits = logits - logits.mean(-1, keepdim=True)
-    index = ids[:, None, None, :].expand(-1, logits.shape[1], logits.shape[2], -1)
-    raised = logits.gather(-1, index).clamp(min=0) * sample[:, None, None, :]  # [batch, query, head, key]
-    raised = raised.transpose(1, 2)
+    raised = torch.stack([_raised(result[:, :, h], ids, sample, unembed) for h in range(result.shape[2])], dim=1)
     total = raised.sum(-1)
     ratio = (share * raised).sum(-1) / total.clamp(min=1e-9)
     counted = sample[:, None, :] & (mass > 1e-6)  # noqa: PLR2004 - nothing but rounding
     number = counted.sum(-1)
     mean = torch.where(counted, ratio, torch.zeros_like(ratio)).sum(-1) / number.clamp(min=1)
     return torch.where(number > 0, mean, torch.full_like(mean, torch.nan))
+
+
+def _raised(result: Tensor, ids: Tensor, sample: Tensor, unembed: Unembed) -> Tensor:
+    """``[batch, query, key]`` how much one head's result at a query raises the logit of each token of the sample."""
+    logits = unembed(result).float()  # [batch, query, vocab]: one head at a time, since vocabularies are large
+    logits = logits - logits.mean(-1, keepdim=True)
+    index = ids[:, None, :].expand(-1, logits.shape[1], -1)
+    return logits.gather(-1, index).clamp(min=0) * sample[:, None, :]
 
 
 def copying(ratio: Float[Tensor, "batch head"]) -> Float[Tensor, "batch head"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,15 +12,18 @@ from torch import Tensor
 
 from interp.errors import BadInput
 
+_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+
 
 def ordinary_tokens(model: Any) -> list[int]:
-    """Ids of the vocabulary that are no special or added tokens, in order."""
+    """Ids of the vocabulary that are no special or added tokens and no lone bytes, in order."""
     size = model.hf.get_input_embeddings().num_embeddings
     tokenizer = model.tokenizer
     if tokenizer is None:
         return list(range(size))
     left_out = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
-    return sorted(number for number in set(tokenizer.get_vocab().values()) if number < size and number not in left_out)
+    known = {number for token, number in tokenizer.get_vocab().items() if not _BYTE.fullmatch(token)}
+    return sorted(number for number in known - left_out if number < size)
 
 
 def start_token(model: Any) -> int | None:

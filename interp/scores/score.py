@@ -135,7 +135,7 @@ def _copying(model: Model, batch: Batch) -> np.ndarray:
     def unembed(x: Tensor) -> Tensor:
         nonlocal zero
         if zero is None:
-            zero = head.forward(torch.zeros_like(x[:1, :1, :1]))
+            zero = head.forward(torch.zeros_like(x[:1, :1]))
         return head.forward(x) - zero
 
     by_layer: dict[int, Tensor] = {}

@@ -50,6 +50,8 @@ def test_a_tokenizer_is_found_beside_the_weights_and_none_is_made_up(folder: Pat
     small_tokenizers.words().save_pretrained(folder)
     found = interp.load(folder, check=False).tokenizer
     assert found("Mary had")["input_ids"] == small_tokenizers.words()("Mary had")["input_ids"]
+    TINY["t5"]().hf.save_pretrained(folder / "t5")
+    assert interp.load(folder / "t5", check=False).tokenizer is None
     mine = small_tokenizers.pieces()
     assert interp.load(folder, tokenizer=mine, check=False).tokenizer is mine
 
