@@ -13,9 +13,7 @@ from interp.model.handle import Model
 from interp.model.run import run
 
 
-def features(
-    model: Model, batches: Batch | Iterable[Batch], at: At | Site | str, *, pos: int | str = -1
-) -> np.ndarray:
+def features(model: Model, batches: Batch | Iterable[Batch], at: At | Site | str, *, pos: int | str = -1) -> np.ndarray:
     """``[sample, feature]`` float32 activations at ``at``: one sample per prompt and position.
 
     Args:

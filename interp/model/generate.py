@@ -107,7 +107,8 @@ def _refuse(model: Model, batch: Batch, edits: list[Edit], keywords: dict[str, A
     ):
         raise BadInput(
             f"generate: the decoder's prompts do not begin with its start token {start}, which generate() would put "
-            "before them, so that the positions of edits would be off by one. Encode them with it: decoder= ids that begin with it."
+            "before them, so that the positions of edits would be off by one. Encode them with it: "
+            "decoder= ids that begin with it."
         )
     for edit in edits:
         if edit.prompt_only and edit.phase != "prefill":
@@ -119,7 +120,7 @@ def _refuse(model: Model, batch: Batch, edits: list[Edit], keywords: dict[str, A
             )
 
 
-class _watching:  # noqa: N801 - used as a scope
+class _watching:
     """Inside, NaN or infinity in the last hidden state stops the generation."""
 
     def __init__(self, model: Model, session: Session) -> None:
