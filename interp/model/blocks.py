@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import transformers
 from torch import nn
-from transformers import PreTrainedModel
 
 from interp.model.families import rows_for
 from interp.model.family import Family
@@ -27,7 +27,7 @@ class Blocks:
     others: tuple[Family, ...] = ()  # further rows that fit by structure, for when ``family`` fails its check
 
 
-def find_blocks(hf: PreTrainedModel) -> list[Blocks]:
+def find_blocks(hf: transformers.PreTrainedModel) -> list[Blocks]:
     """Every list of transformer blocks in ``hf``, in the order of its modules.
 
     A list counts when a family row fits at least one of its elements (hybrids hold blocks without attention); the row
@@ -40,12 +40,12 @@ def find_blocks(hf: PreTrainedModel) -> list[Blocks]:
         >>> [(found.name, found.path) for found in find_blocks(GPT2LMHeadModel(small))]
         [('text', 'transformer.h')]
     """
-    owners: dict[str, PreTrainedModel] = {}
+    owners: dict[str, transformers.PreTrainedModel] = {}
     found: list[Blocks] = []
     taken: dict[str, int] = {}
     for path, module in hf.named_modules():
         parent = path.rpartition(".")[0]
-        owner = module if isinstance(module, PreTrainedModel) else owners[parent]
+        owner = module if isinstance(module, transformers.PreTrainedModel) else owners[parent]
         owners[path] = owner
         if not isinstance(module, nn.ModuleList):
             continue
@@ -61,7 +61,9 @@ def find_blocks(hf: PreTrainedModel) -> list[Blocks]:
     return found
 
 
-def _stack_name(hf: PreTrainedModel, owner: PreTrainedModel, owner_path: str, row: Family) -> str:
+def _stack_name(
+    hf: transformers.PreTrainedModel, owner: transformers.PreTrainedModel, owner_path: str, row: Family
+) -> str:
     """What to call a list of blocks: its part in an encoder-decoder, else what its owner reads."""
     if getattr(hf.config, "is_encoder_decoder", False):
         parts = owner_path.split(".")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from transformers import PreTrainedModel
+import transformers
 
 from interp.edits.base import Edit
 from interp.errors import BadInput
@@ -18,7 +18,7 @@ from interp.model.session import Session
 @contextmanager
 def edited(
     model: Model, edits: Iterable[Edit], *, batch: Batch | None = None, prompt: int | None = None
-) -> Iterator[PreTrainedModel]:
+) -> Iterator[transformers.PreTrainedModel]:
     """``model.hf`` itself, with ``edits`` in force inside the ``with`` block.
 
     Args:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel
+import transformers
 
 from interp.address import Head
 from interp.model.stacks import Stack, heads_of, named_stack
@@ -30,7 +30,7 @@ class Model:
         name: what it was loaded as.
     """
 
-    hf: PreTrainedModel
+    hf: transformers.PreTrainedModel
     tokenizer: Any
     processor: Any
     stacks: Mapping[str, Stack]
@@ -50,12 +50,12 @@ class Model:
         """
         return named_stack(self.stacks, self.default_stack, name)
 
-    def owner(self, stack: Stack) -> PreTrainedModel:
+    def owner(self, stack: Stack) -> transformers.PreTrainedModel:
         """The nearest pretrained model around the blocks of ``stack``."""
         parts = stack.path.split(".")
         for end in range(len(parts) - 1, -1, -1):
             found = self.hf.get_submodule(".".join(parts[:end]))
-            if isinstance(found, PreTrainedModel):
+            if isinstance(found, transformers.PreTrainedModel):
                 return found
         return self.hf
 

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from interp.address import At, Site
 from interp.errors import BadInput, LoadFailed
@@ -35,7 +35,7 @@ def is_bridge(x: object) -> bool:
 # ---- in -------------------------------------------------------------------------------------------------------------
 
 
-def from_bridge(bridge: Any) -> PreTrainedModel:
+def from_bridge(bridge: Any) -> transformers.PreTrainedModel:
     """A fresh Hugging Face model of the bridge's class and config that holds the bridge's own parameters.
 
     A bridge replaces the modules of its Hugging Face model by components that compute attention themselves and never
@@ -66,9 +66,9 @@ def from_bridge(bridge: Any) -> PreTrainedModel:
     return fresh.train(source.training)
 
 
-def _module_of(bridge: Any) -> PreTrainedModel:
+def _module_of(bridge: Any) -> transformers.PreTrainedModel:
     source = getattr(bridge, "original_model", None)
-    if not isinstance(source, PreTrainedModel):
+    if not isinstance(source, transformers.PreTrainedModel):
         raise LoadFailed(
             f"This {type(bridge).__name__} holds {_kind(source)}, expected a Hugging Face model: only bridges booted "
             "from one can be loaded. Pass a PreTrainedModel, a name or a folder."
@@ -90,7 +90,7 @@ def _refuse_processed(bridge: Any) -> None:
         )
 
 
-def _refuse_placed(source: PreTrainedModel) -> None:
+def _refuse_placed(source: transformers.PreTrainedModel) -> None:
     places = {str(place) for place in (getattr(source, "hf_device_map", None) or {}).values()}
     if len(places) > 1 or "disk" in places:
         raise LoadFailed(
@@ -103,7 +103,7 @@ def _refuse_placed(source: PreTrainedModel) -> None:
         )
 
 
-def _without_memory(source: PreTrainedModel) -> PreTrainedModel:
+def _without_memory(source: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
     config = copy.deepcopy(source.config)
     config._attn_implementation = None  # let the class choose; sub-configs follow
     parts = [config, *(part for name in config.sub_configs if (part := getattr(config, name, None)) is not None)]
@@ -156,7 +156,9 @@ def _same_shape(found: Any, expected: Tensor, name: str) -> Any:
     )
 
 
-def _refuse_changed_copies(bridge: Any, source: PreTrainedModel, fresh: PreTrainedModel) -> None:
+def _refuse_changed_copies(
+    bridge: Any, source: transformers.PreTrainedModel, fresh: transformers.PreTrainedModel
+) -> None:
     """Compare split weights that are copies of a fused parameter (gpt_neox) with the parameter they came from."""
     shared = {tensor.untyped_storage().data_ptr() for tensor in fresh.parameters()}
     for path, component in source.named_modules():

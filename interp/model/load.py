@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from interp.errors import BadInput, LoadFailed, UnknownName
 from interp.model.card import Card
@@ -78,7 +77,7 @@ def load(
     return _handle(hf, tokenizer, processor, name, check)
 
 
-def _handle(hf: PreTrainedModel, tokenizer: Any, processor: Any, name: str, check: bool) -> Model:
+def _handle(hf: transformers.PreTrainedModel, tokenizer: Any, processor: Any, name: str, check: bool) -> Model:
     """The handle with the first row that behaves; of an unknown model type several rows may fit by structure."""
     first: Model | None = None
     for attempt in range(attempts(hf) if check else 1):
@@ -111,7 +110,7 @@ def _check_device(device: Any) -> None:
         raise BadInput(f"load: device={device!r} is not there on this machine; leave it out for the CPU.")
 
 
-def _from_object(x: Any, tokenizer: Any) -> tuple[PreTrainedModel, Any]:
+def _from_object(x: Any, tokenizer: Any) -> tuple[transformers.PreTrainedModel, Any]:
     from interp.model.lens import from_bridge, is_bridge
 
     if is_bridge(x):
@@ -126,7 +125,7 @@ def _from_object(x: Any, tokenizer: Any) -> tuple[PreTrainedModel, Any]:
         )
     if hasattr(x, "get_base_model") and hasattr(x, "peft_config"):
         return _from_object(x.get_base_model(), tokenizer)  # adapters sit inside its modules and stay in force
-    if not isinstance(x, PreTrainedModel):
+    if not isinstance(x, transformers.PreTrainedModel):
         raise BadInput(
             f"load: {kind} is not a model; expected a zoo name ({', '.join(sorted(ZOO))}), a folder, a hub id, a "
             "transformers PreTrainedModel or a TransformerBridge."
@@ -141,7 +140,7 @@ def _from_object(x: Any, tokenizer: Any) -> tuple[PreTrainedModel, Any]:
 
 def _from_name(
     name: str, tokenizer: Any, processor: Any, device: Any, options: dict[str, Any]
-) -> tuple[PreTrainedModel, Any, Any]:
+) -> tuple[transformers.PreTrainedModel, Any, Any]:
     if name in ZOO:
         from interp import zoo
 
@@ -179,11 +178,11 @@ def _refuse_typos(name: str) -> None:
         raise UnknownName(message + " A hub id has the form 'owner/name'; a folder is given by its path.")
 
 
-def _pretrained(name: str, source: str, options: dict[str, Any]) -> PreTrainedModel:
+def _pretrained(name: str, source: str, options: dict[str, Any]) -> transformers.PreTrainedModel:
     options = {"use_safetensors": True, "trust_remote_code": False, **options}
     auto = {key: options[key] for key in ("trust_remote_code", "revision", "token", "cache_dir") if key in options}
     try:
-        config = AutoConfig.from_pretrained(source, **auto)
+        config = transformers.AutoConfig.from_pretrained(source, **auto)
         loader = _loader(config, bool(options["trust_remote_code"]))
         hf, report = loader.from_pretrained(source, **{**options, "output_loading_info": True})
     except (OSError, ValueError, KeyError, RuntimeError, json.JSONDecodeError) as error:
@@ -240,7 +239,7 @@ def _load_error(name: str, source: str, error: Exception) -> Exception:
     )
 
 
-def _text_only(hf: PreTrainedModel) -> bool:
+def _text_only(hf: transformers.PreTrainedModel) -> bool:
     read = hf.input_modalities
     return read == "text" or set(read) == {"text"}
 
@@ -251,12 +250,14 @@ def _companion(kind: str, source: str, options: dict[str, Any]) -> Any:
         found = getattr(transformers, kind).from_pretrained(source, **options)
     except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError):
         return None
-    if isinstance(found, PreTrainedTokenizerBase) and (kind == "AutoProcessor" or not _has_files(found, source)):
+    if isinstance(found, transformers.PreTrainedTokenizerBase) and (
+        kind == "AutoProcessor" or not _has_files(found, source)
+    ):
         return None
     return found
 
 
-def _has_files(tokenizer: PreTrainedTokenizerBase, source: str) -> bool:
+def _has_files(tokenizer: transformers.PreTrainedTokenizerBase, source: str) -> bool:
     """Whether a folder holds a tokenizer: from one without its files, transformers makes one that knows no word."""
     names = {"tokenizer_config.json", "tokenizer.json", *tokenizer.vocab_files_names.values()}
     return not Path(source).is_dir() or any((Path(source) / name).is_file() for name in names)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from interp.address import At, Head, Site
 from interp.errors import BadAddress, LoadFailed, Unsupported
@@ -211,7 +211,7 @@ def _at(block: nn.Module, path: str) -> nn.Module:
     return found
 
 
-def find_stacks(hf: PreTrainedModel, attempt: int = 0) -> dict[str, Stack]:
+def find_stacks(hf: transformers.PreTrainedModel, attempt: int = 0) -> dict[str, Stack]:
     """Every stack of ``hf`` by name, the one that makes the logits first.
 
     Args:
@@ -243,7 +243,7 @@ def find_stacks(hf: PreTrainedModel, attempt: int = 0) -> dict[str, Stack]:
     return {name: stacks[name] for name in order}
 
 
-def attempts(hf: PreTrainedModel) -> int:
+def attempts(hf: transformers.PreTrainedModel) -> int:
     """How many rows can be tried: 1 for known model types, more where several fit an unknown one by structure."""
     return max((1 + len(blocks.others) for blocks in find_blocks(hf)), default=1)
 
