@@ -43,3 +43,13 @@ def test_its_links_and_pictures_exist() -> None:
     for target in re.findall(r"!?\[[^\]]*\]\(([^)]+)\)", README):
         if not target.startswith(("http", "#")):
             assert (ROOT / target).exists(), target
+
+
+def test_the_speed_table_is_the_one_that_was_measured() -> None:
+    measured = (ROOT / "benchmarks" / "results" / "README.md").read_text(encoding="utf-8")
+    quoted = README.split("<!-- speed table -->")[1].split("<!-- /speed table -->")[0]
+    rows = [line for line in measured.splitlines() if line.startswith("| ")]
+    assert len(rows) > 10
+    assert [line for line in quoted.splitlines() if line.startswith("| ")] == rows
+    machine = next(line for line in measured.splitlines() if line.startswith("Machine: "))
+    assert machine in quoted
