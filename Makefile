@@ -48,7 +48,7 @@ lint: install
 	$(BIN)/ruff check .
 
 types: install
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: install
 	$(BIN)/python benchmarks/run_all.py
