@@ -44,6 +44,13 @@ def logit_difference(logits: Tensor, batch: Batch) -> Float[Tensor, " batch"]:
 
     Raises:
         BadInput: a prompt without a wrong answer.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load("handmade")
+        >>> batch = interp.encode(model, torch.tensor([[0, 3, 4, 3]]), answers=[(4, 5)])
+        >>> logit_difference(interp.run(model, batch).logits, batch).shape
+        torch.Size([1])
     """
     answers = _answers(batch).to(logits.device)
     if answers.shape[1] == 1 or bool((answers[:, 1] < 0).any()):
@@ -58,7 +65,15 @@ logit_difference.positions = "answers"  # type: ignore[attr-defined]
 
 
 def answer_logprob(logits: Tensor, batch: Batch) -> Float[Tensor, " batch"]:
-    """``[batch]`` log-probability of the right answer, in nats."""
+    """``[batch]`` log-probability of the right answer, in nats.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load("handmade")
+        >>> batch = interp.encode(model, torch.tensor([[0, 3, 4, 3]]), answers=[(4, 5)])
+        >>> answer_logprob(interp.run(model, batch).logits, batch).shape
+        torch.Size([1])
+    """
     answers = _answers(batch).to(logits.device)
     return torch.log_softmax(answer_logits(logits, batch), dim=-1).gather(1, answers[:, :1])[:, 0]
 
@@ -67,7 +82,15 @@ answer_logprob.positions = "answers"  # type: ignore[attr-defined]
 
 
 def accuracy(logits: Tensor, batch: Batch) -> Float[Tensor, " batch"]:
-    """``[batch]`` 1 where the right answer has the largest logit, else 0."""
+    """``[batch]`` 1 where the right answer has the largest logit, else 0.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load("handmade")
+        >>> batch = interp.encode(model, torch.tensor([[0, 3, 4, 3]]), answers=[(4, 5)])
+        >>> accuracy(interp.run(model, batch).logits, batch).shape
+        torch.Size([1])
+    """
     answers = _answers(batch).to(logits.device)
     return (answer_logits(logits, batch).argmax(-1) == answers[:, 0]).float()
 
@@ -79,6 +102,13 @@ def token_losses(logits: Tensor, batch: Batch) -> Float[Tensor, "batch pos"]:
     """``[batch, pos]`` next-token cross-entropy in nats: entry i is the loss of predicting token i + 1.
 
     NaN where the token predicted is padding, or where there is none (the last column).
+
+    Example:
+        >>> import interp
+        >>> model = interp.load("handmade")
+        >>> batch = interp.encode(model, torch.tensor([[0, 3, 4, 3]]), answers=[(4, 5)])
+        >>> token_losses(interp.run(model, batch).logits, batch).shape
+        torch.Size([1, 4])
     """
     if batch.ids is None:
         raise BadInput("token_losses needs token ids; this batch has none.")
@@ -98,6 +128,13 @@ def loss(logits: Tensor, batch: Batch) -> Float[Tensor, " batch"]:
 
     Raises:
         BadInput: a prompt of which no token is predicted.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load("handmade")
+        >>> batch = interp.encode(model, torch.tensor([[0, 3, 4, 3]]), answers=[(4, 5)])
+        >>> loss(interp.run(model, batch).logits, batch).shape
+        torch.Size([1])
     """
     wanted = _predicted(batch.mask.to(logits.device))
     if "loss" in batch.spans:

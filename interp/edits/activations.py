@@ -55,6 +55,10 @@ def gate(at: At | Site | str, value: Any, *, axes: str | None = None, phase: Pha
 
     Raises:
         BadInput: a factor outside [0, 1] (use :func:`scale`), or axes that do not fit.
+
+    Example:
+        >>> gate(At(Site.Z, layer=0), [0.0, 1.0])
+        gate(At(Site.Z, layer=0))
     """
     where = address(at, None, "gate")
     factor = Value.of(value, axes, where, "gate's value")
@@ -124,6 +128,10 @@ def add(at: At | Site | str, vector: Any, *, axes: str | None = None, by: float 
         axes: names of the vector's axes.
         by: strength.
         phase: rows it applies to in generation.
+
+    Example:
+        >>> add(At(Site.RESID_POST, layer=0), torch.ones(4), axes="d_model", by=2.0)
+        add(At(Site.RESID_POST, layer=0), by=2.0)
     """
     where = address(at, _VECTORS, "add")
     value = Value.of(vector, axes, where, "add's vector")
@@ -141,6 +149,10 @@ def noise(at: At | Site | str, *, std: float, seed: int = 0, phase: Phase = "bot
     content,
     channel) alone, so that cached and uncached generation, any padding, any batch order and any batch size draw the
     same; two equal prompts draw the same as well.
+
+    Example:
+        >>> noise(At(Site.Z), std=0.1)
+        noise(At(Site.Z), std=0.1, seed=0)
     """
     where = address(at, _VECTORS, "noise")
     if isinstance(std, bool) or not isinstance(std, int | float) or not 0 <= std < math.inf:
@@ -191,6 +203,10 @@ def patch(at: At | Site | str, source: Any, *, source_at: At | Site | str | None
 
     Raises:
         BadInput: source and target have another length, batch or width.
+
+    Example:
+        >>> patch(At(Site.Z, layer=0, heads=(1,)), torch.zeros(1, 4, 1, 2))
+        patch(At(Site.Z, layer=0, heads=(1,)))
     """
     where = address(at, None, "patch")
     origin = address(source_at, None, "patch") if source_at is not None else where
@@ -313,6 +329,10 @@ def mean(at: At | Site | str, reference: Any = None, *, positions: bool | None =
 
     Raises:
         BadInput: fewer than two prompts without a reference, or unequal lengths with ``positions=True``.
+
+    Example:
+        >>> mean(At(Site.Z, layer=0))
+        mean-self(At(Site.Z, layer=0), positions=None)
     """
     where = address(at, _VECTORS, "mean")
     name = "mean" if reference is not None else "mean-self"
@@ -370,6 +390,10 @@ def resample(at: At | Site | str, source: Any = None, *, seed: int = 0, phase: P
         source: a ``Batch`` to draw from, of the same length; by default the batch itself, never the prompt's own.
         seed: which draw.
         phase: rows it applies to in generation.
+
+    Example:
+        >>> resample(At(Site.Z), seed=3)
+        resample(At(Site.Z), seed=3)
     """
     where = address(at, _VECTORS, "resample")
 
@@ -410,6 +434,10 @@ def custom(
         reads: addresses of single layers earlier in the forward; ``ctx.reads[address]`` holds what they saw.
         phase: rows it applies to in generation.
         name: how it is called in messages.
+
+    Example:
+        >>> custom(At(Site.Z, layer=1), lambda x, ctx: -x)
+        custom(At(Site.Z, layer=1))
     """
     where = address(at, None, name)
     wanted = tuple(At.parse(item) for item in reads)

@@ -73,6 +73,10 @@ def knockout(
 
     The rest of the row is renormalised by the softmax. A row without any key left is 0, and so is its z.
     Attention knockout (Geva et al., 2023).
+
+    Example:
+        >>> knockout(-1, slice(0, 2), layers=range(3, 5))
+        knockout(At(Site.SCORES, layer=(3, 4)), queries=-1, keys=slice(0, 2, None))
     """
     where = At(Site.SCORES, layers, heads=heads, stack=stack)
 
@@ -99,6 +103,10 @@ def sharpen(at: At | Site | str, temperature: Any, *, axes: str | None = None, p
     Args:
         at: ``At(Site.SCORES, ...)`` (``PATTERN`` or ``Z`` name the same head).
         temperature: a positive scalar, or a tensor per head as in :func:`interp.gate`.
+
+    Example:
+        >>> sharpen(At(Site.SCORES, layer=0), 0.5)
+        sharpen(At(Site.SCORES, layer=0))
     """
     where = At.parse(at)
     if where.site in (Site.PATTERN, Site.Z):
@@ -121,6 +129,10 @@ def boost(at: At | Site | str, keys: Group, by: Any, *, axes: str | None = None,
         at: ``At(Site.SCORES, ...)`` (``PATTERN`` or ``Z`` name the same head); its ``pos`` chooses the rows.
         keys: the columns, as in :func:`knockout`.
         by: what is added, in nats; a scalar or a tensor per head.
+
+    Example:
+        >>> boost(At(Site.SCORES, layer=0), 0, by=2.0)
+        boost(At(Site.SCORES, layer=0), keys=0)
     """
     where = At.parse(at)
     if where.site in (Site.PATTERN, Site.Z):
@@ -138,6 +150,10 @@ def uniform(at: At | Site | str = Site.PATTERN, *, phase: Phase = "both") -> Edi
     """An edit that makes each row attend evenly to its visible keys: 1/n each.
 
     With sink logits the row sums to 1 all the same, and the sink gets nothing.
+
+    Example:
+        >>> uniform(At(Site.PATTERN, layer=0))
+        uniform(At(Site.PATTERN, layer=0))
     """
     where = _pattern_address(at, "uniform")
 
@@ -160,6 +176,10 @@ def set_pattern(at: At | Site | str, value: Any, *, axes: str | None = None, pha
 
     Raises:
         BadInput: negative entries, NaN, or a shape without named axes that is not the address's own.
+
+    Example:
+        >>> set_pattern(At(Site.PATTERN, layer=0), torch.eye(4), axes="query key")
+        set_pattern(At(Site.PATTERN, layer=0))
     """
     return _hold("set_pattern", _pattern_address(at, "set_pattern"), value, axes, phase)
 
@@ -202,6 +222,10 @@ def freeze_pattern(at: At | Site | str = Site.PATTERN, source: Any = None, *, ph
         source: a ``Batch`` or ``Run`` to take the patterns from; by default the batch itself, run unedited.
 
     What edits change then travels through values alone (pattern-preserving ablation, Olsson et al., 2022).
+
+    Example:
+        >>> freeze_pattern()
+        freeze_pattern(At(Site.PATTERN))
     """
     where = _pattern_address(at, "freeze_pattern")
 
@@ -223,6 +247,10 @@ def to_identity(at: At | Site | str, strength: Any, *, axes: str | None = None, 
     Args:
         at: ``At(Site.PATTERN, ...)``; self-attention only.
         strength: in [0, 1]; a scalar or a tensor per head as in :func:`interp.gate`.
+
+    Example:
+        >>> to_identity(At(Site.PATTERN, layer=0), 0.5)
+        to_identity(At(Site.PATTERN, layer=0))
     """
     where = _pattern_address(at, "to_identity")
     if (where.stack or "").startswith("cross"):
@@ -251,6 +279,10 @@ def redistribute(at: At | Site | str, keys: Group, budget: float, to: Group = No
         phase: rows it applies to in generation.
 
     See :func:`redistribute_mass` for the formula.
+
+    Example:
+        >>> redistribute(At(Site.PATTERN), keys=0, budget=0.5)
+        redistribute(At(Site.PATTERN), keys=0, budget=0.5)
     """
     where = _pattern_address(at, "redistribute")
     if not 0 <= budget <= 1:
