@@ -10,6 +10,7 @@ from interp.address import At, Site
 from interp.errors import BadInput
 from interp.model.batch import Batch
 from interp.model.handle import Model
+from interp.model.inputs import fewest_logits
 from interp.model.run import run
 
 
@@ -42,8 +43,7 @@ def features(model: Model, batches: Batch | Iterable[Batch], at: At | Site | str
         raise BadInput(f"features: give the position as pos=, not in the address {where}.")
     rows: list[np.ndarray] = []
     for batch in [batches] if isinstance(batches, Batch) else batches:
-        logits = "last" if model.hf.get_output_embeddings() is not None else "all"
-        seen = run(model, batch, read=[where.with_(pos=pos)], logits=logits)[where.with_(pos=pos)]
+        seen = run(model, batch, read=[where.with_(pos=pos)], logits=fewest_logits(model))[where.with_(pos=pos)]
         rows.append(seen.float().mean(dim=1).flatten(1).cpu().numpy())
     if not rows:
         raise BadInput("features: no batch was given.")

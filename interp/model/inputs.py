@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -37,6 +37,11 @@ def output_embeddings(model: Model) -> Any:
         return model.hf.get_output_embeddings()
     except NotImplementedError:
         return None
+
+
+def fewest_logits(model: Model) -> Literal["last", "all"]:
+    """The least that a run can unembed: each prompt's last token, or all where the model has no unembedding."""
+    return "all" if output_embeddings(model) is None else "last"
 
 
 def takes(model: Model, keyword: str) -> bool:

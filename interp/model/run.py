@@ -15,7 +15,7 @@ from interp.errors import BadInput, RunFailed
 from interp.model.batch import Batch
 from interp.model.finite import check_finite
 from interp.model.handle import Model
-from interp.model.inputs import output_embeddings
+from interp.model.inputs import fewest_logits, output_embeddings
 from interp.model.plan import Plan
 from interp.model.reading import Reading
 from interp.model.scopes import evaluating
@@ -224,7 +224,7 @@ class _Preparation:
     def read(self, batch: Batch, at: At) -> Tensor:
         """What ``at`` saw in an unedited run of ``batch``."""
         kernels = {key: "eager" for key in self.eager}
-        return run(self.model, batch, read=[at], logits="last" if _unembeds(self.model) else "all", kernels=kernels)[at]
+        return run(self.model, batch, read=[at], logits=fewest_logits(self.model), kernels=kernels)[at]
 
 
 def prepared_edits(
@@ -236,22 +236,18 @@ def prepared_edits(
         model: the handle.
         batch: the prompts, ``None`` for foreign code.
         edits: as declared; those with ``prepare`` read unedited runs through the kernels of the edited one.
-        eager: layers that must run eager in any case.
+        eager: layers that must run eager, where a plan of these edits has been made already.
     """
-    layers = set(eager or ()) | (Plan(model, batch, edits).eager if edits else set())
+    layers = Plan(model, batch, edits).eager if eager is None else eager
     preparation = _Preparation(model, batch, frozenset(layers))
     made = [edit if edit.prepare is None else edit.prepare(preparation) for edit in edits]
     return [edit.with_phase(old.phase) for edit, old in zip(made, edits, strict=True)], layers
 
 
-def _unembeds(model: Model) -> bool:
-    return output_embeddings(model) is not None
-
-
 def _positions(model: Model, batch: Batch, logits: Any) -> Tensor | None:
     if isinstance(logits, str) and logits == "all":
         return None
-    if not _unembeds(model):
+    if output_embeddings(model) is None:
         raise BadInput(
             f"logits={logits!r}: {type(model.hf).__name__} has no unembedding per position; use logits='all'."
         )

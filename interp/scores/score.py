@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from interp.errors import BadInput
 from interp.model.batch import Batch
 from interp.model.encode import encode
 from interp.model.handle import Model
+from interp.model.inputs import fewest_logits, output_embeddings
 from interp.model.run import run
 from interp.names import lookup
 from interp.results import HeadScores
@@ -94,14 +94,10 @@ def _grid(model: Model, by_layer: dict[int, Tensor], count: int) -> np.ndarray:
     return grid
 
 
-def _unembedded(model: Model) -> Any:
-    return "last" if model.hf.get_output_embeddings() is not None else "all"
-
-
 def _from_patterns(model: Model, batch: Batch, names: Sequence[str]) -> dict[str, np.ndarray]:
     assert batch.ids is not None
     reads = [At(Site.PATTERN, layer=layer) for layer in _layers(model)]
-    seen = run(model, batch, read=reads, logits=_unembedded(model))
+    seen = run(model, batch, read=reads, logits=fewest_logits(model))
     made: dict[str, np.ndarray] = {}
     for name in names:
         module, function = SCORES[name].function.split(":")
@@ -123,7 +119,7 @@ def _drawn(model: Model, batch: Batch, repeats: int) -> Batch:
 
 
 def _copying(model: Model, batch: Batch) -> np.ndarray:
-    head = model.hf.get_output_embeddings()
+    head = output_embeddings(model)
     if head is None:
         raise BadInput(f"copying: {type(model.hf).__name__} has no unembedding; load it with its language head.")
     assert batch.ids is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,12 +10,11 @@ import numpy as np
 
 from circuits.units import fingerprint_of
 from interp.errors import BadInput
+from interp.model.inputs import context_limit
 from interp.scores.prompts import ordinary_tokens, start_token
 
 if TYPE_CHECKING:
     from interp.model.load import Model
-
-_BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +79,7 @@ def random_prompts(model: Model, *, n: int, segment: int, seed: int, purpose: st
         BadInput: too few tokens in the vocabulary, or prompts longer than the model's context.
     """
     start = start_token(model)
-    candidates = np.setdiff1d(token_candidates(model), [] if start is None else [start])
+    candidates = np.setdiff1d(np.array(ordinary_tokens(model)), [] if start is None else [start])
     if len(candidates) < segment:
         raise BadInput(
             f"segment={segment}: the vocabulary has {len(candidates)} ordinary tokens, too few for {segment} distinct "
@@ -127,19 +125,9 @@ def natural_prompts(model: Model, texts: Sequence[str]) -> tuple[list[Repeated],
     return prompts, notes
 
 
-def token_candidates(model: Model) -> np.ndarray:
-    """Ids of the ordinary tokens that are not lone bytes, in order."""
-    ids = ordinary_tokens(model)
-    texts = model.tokenizer.convert_ids_to_tokens(ids) if model.tokenizer is not None else [""] * len(ids)
-    return np.array([number for number, text in zip(ids, texts, strict=True) if not _BYTE_TOKEN.fullmatch(text)])
-
-
 def context_length(model: Model) -> int:
     """Tokens that fit, by the model's config; a large number where it sets no limit."""
-    config = model.hf.config
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    found = getattr(text, "max_position_embeddings", None)
-    return int(found) if isinstance(found, int) and found > 0 else 2**20
+    return context_limit(model) or 2**20
 
 
 def check_length(model: Model, length: int, segment: int) -> None:
