@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +14,7 @@ from interp.model.stacks import Stack, heads_of, named_stack
 
 if TYPE_CHECKING:
     from interp.model.card import Card
+    from interp.model.licence import Licence
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +29,7 @@ class Model:
         stacks: name -> :class:`Stack`.
         default_stack: the stack that makes the logits.
         name: what it was loaded as.
+        licences: what of a forward may be left out, as found by trying it; see :func:`interp.sweep`.
     """
 
     hf: transformers.PreTrainedModel
@@ -37,6 +39,7 @@ class Model:
     default_stack: str
     name: str
     card: Card
+    licences: dict[Hashable, Licence] = field(default_factory=dict, repr=False)
 
     def heads(self, stack: str | None = None) -> list[Head]:
         """Every head of ``stack`` (the default one for ``None``), layer by layer."""

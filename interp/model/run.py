@@ -119,7 +119,7 @@ def run(
     addresses = [at_door(item, model) for item in ([read] if isinstance(read, At | Site | str) else read)]
     declared = [edits] if isinstance(edits, Edit) else list(edits)
     check_edits(declared)
-    positions = _positions(model, batch, logits)
+    positions = logits_columns(model, batch, logits)
     _check_metric(grad, batch, positions)
     eager = _forced(model, kernels)
     if declared or addresses:
@@ -227,8 +227,58 @@ class _Preparation:
         return run(self.model, batch, read=[at], logits=fewest_logits(self.model), kernels=kernels)[at]
 
 
+class SharedPreparation:
+    """What the edits of many variants may ask of unedited runs: each such run is made once.
+
+    Args:
+        model: the handle.
+        batch: the prompts that are edited.
+    """
+
+    def __init__(self, model: Model, batch: Batch) -> None:
+        self.model, self.batch = model, batch
+        self._runs: dict[tuple[Any, ...], tuple[Batch, Run]] = {}
+
+    def through(self, eager: Iterable[tuple[str, int]]) -> _Shared:
+        """What one variant may ask, whose run moves ``eager`` layers."""
+        return _Shared(self, self.batch, frozenset(eager))
+
+    def read(self, batch: Batch, at: At, eager: frozenset[tuple[str, int]]) -> Tensor:
+        """What ``at`` saw in an unedited run of ``batch`` through the kernels ``eager``."""
+        stack = self.model.stack(at.stack)
+        key = (id(batch), stack.name, at.site, at.pos if isinstance(at.pos, int | str | None) else id(at.pos), eager)
+        if key not in self._runs:
+            layers = stack.layers_of(at.with_(layer=None, heads=None))
+            reads = [at.with_(layer=layer, heads=None) for layer in layers]
+            made = run(
+                self.model, batch, read=reads, logits=fewest_logits(self.model), kernels={key: "eager" for key in eager}
+            )
+            self._runs[key] = (batch, made)  # the batch is held so that its id stays its own
+        made = self._runs[key][1]
+        if isinstance(at.layer, int):
+            return made[at]
+        return torch.stack([made[at.with_(layer=layer)] for layer in stack.layers_of(at)])
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """The part of a :class:`SharedPreparation` that one variant sees."""
+
+    shared: SharedPreparation
+    batch: Batch
+    eager: frozenset[tuple[str, int]]
+
+    def read(self, batch: Batch, at: At) -> Tensor:
+        """What ``at`` saw in an unedited run of ``batch``."""
+        return self.shared.read(batch, at, self.eager)
+
+
 def prepared_edits(
-    model: Model, batch: Batch | None, edits: Sequence[Edit], eager: set[tuple[str, int]] | None = None
+    model: Model,
+    batch: Batch | None,
+    edits: Sequence[Edit],
+    eager: set[tuple[str, int]] | None = None,
+    shared: SharedPreparation | None = None,
 ) -> tuple[list[Edit], set[tuple[str, int]]]:
     """``(edits with their functions, layers that must run eager)``.
 
@@ -237,14 +287,20 @@ def prepared_edits(
         batch: the prompts, ``None`` for foreign code.
         edits: as declared; those with ``prepare`` read unedited runs through the kernels of the edited one.
         eager: layers that must run eager, where a plan of these edits has been made already.
+        shared: where the unedited runs of other variants are kept.
     """
     layers = Plan(model, batch, edits).eager if eager is None else eager
-    preparation = _Preparation(model, batch, frozenset(layers))
+    preparation = _Preparation(model, batch, frozenset(layers)) if shared is None else shared.through(layers)
     made = [edit if edit.prepare is None else edit.prepare(preparation) for edit in edits]
     return [edit.with_phase(old.phase) for edit, old in zip(made, edits, strict=True)], layers
 
 
-def _positions(model: Model, batch: Batch, logits: Any) -> Tensor | None:
+def logits_columns(model: Model, batch: Batch, logits: Any) -> Tensor | None:
+    """``[batch, k]`` the columns that ``logits=`` names, ``None`` for all.
+
+    Raises:
+        BadInput: it names none, or the model has no unembedding.
+    """
     if isinstance(logits, str) and logits == "all":
         return None
     if output_embeddings(model) is None:

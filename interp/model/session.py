@@ -21,7 +21,7 @@ from interp.edits.groups import columns_of
 from interp.errors import BadInput, EditDidNotFire, RunFailed
 from interp.model.attention import attached
 from interp.model.layer_tap import LayerTap
-from interp.model.plan import ORDER, Key, Plan
+from interp.model.plan import ORDER, Key, Plan, Wish
 from interp.model.reading import Reading, head_index, select, stitch
 from interp.model.scopes import hooked_output, removing, switched, watched
 from interp.model.stacks import Stack, Tap, named_stack, project_out
@@ -51,6 +51,8 @@ class Session:
         gradients: keep what is read on the path to the output, and start a graph at the embeddings.
         eager: ``(stack, layer)`` that must run the architecture's eager attention.
         prompt: columns of the prompt; later rows are decode rows. ``None``: every row is a prompt row.
+        copies: ``(count, owners)`` where the forward runs several copies of the batch, one after the other: how many,
+            and which of them each edit belongs to.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Session:
         gradients: bool = False,
         eager: Sequence[tuple[str, int]] = (),
         prompt: int | None = None,
+        copies: tuple[int, Sequence[int]] | None = None,
     ) -> None:
         self.plan = Plan(model, batch, edits, reads, gradients=gradients, eager=eager)
         self.model, self.batch, self.gradients, self.prompt = model, batch, gradients, prompt
@@ -72,6 +75,7 @@ class Session:
         self.flows: dict[str, Flow] = {}
         self.seen: dict[At, Tensor] = {}
         self.step = -1
+        self.copies = copies
         self._exit = ExitStack()
         self._once: set[Key] = set()
 
@@ -259,14 +263,38 @@ class Session:
         wish = self.wishes.get(key)
         if wish is None:
             return x
-        for number, edit, at in wish.edits:
-            x = self._apply(number, edit, at, key, x, keys, visible)
+        if self.copies is None:
+            for number, edit, at in wish.edits:
+                x = self._apply(number, edit, at, key, x, keys, visible, self.seen)
+        elif wish.edits:
+            x = self._apply_to_copies(wish, key, x, keys, visible)
         if wish.reads or wish.watches:
             self._record(key, x, held)
         return x
 
+    def _apply_to_copies(self, wish: Wish, key: Key, x: Tensor, keys: Tensor | None, visible: Tensor | None) -> Tensor:
+        """``x`` after each edit has seen, and changed, the rows of its own copy of the batch."""
+        assert self.copies is not None
+        count, owners = self.copies
+        size = x.shape[0] // count
+        made = x.clone()
+        for number, edit, at in wish.edits:
+            rows = slice(owners[number] * size, (owners[number] + 1) * size)
+            seen = visible if visible is None or visible.shape[0] != x.shape[0] else visible[rows]
+            earlier = {read: tensor[rows] for read, tensor in self.seen.items()}
+            made[rows] = self._apply(number, edit, at, key, made[rows], keys, seen, earlier)
+        return made
+
     def _apply(
-        self, number: int, edit: Edit, at: At, key: Key, x: Tensor, keys: Tensor | None, visible: Tensor | None
+        self,
+        number: int,
+        edit: Edit,
+        at: At,
+        key: Key,
+        x: Tensor,
+        keys: Tensor | None,
+        visible: Tensor | None,
+        earlier: Mapping[At, Tensor],
     ) -> Tensor:
         name, site, layer = key
         axes = site.axes
@@ -294,7 +322,7 @@ class Session:
             decode=decode,
             prompts=prompts,
             seed_parts=(crc32(name.encode()), ORDER[site], self._earlier(key, number)),
-            reads=self.seen,
+            reads=earlier,
         )
         self.fired.add((number, name, site, layer))
         try:
@@ -311,7 +339,11 @@ class Session:
     def _earlier(self, key: Key, number: int) -> int:
         """How many edits of the same name come before this one at the same place."""
         same = self.edits[number].name
-        return sum(other < number and edit.name == same for other, edit, _ in self.wishes[key].edits)
+        others = [(other, edit) for other, edit, _ in self.wishes[key].edits if other < number and edit.name == same]
+        if self.copies is None:
+            return len(others)
+        _, owners = self.copies
+        return sum(owners[other] == owners[number] for other, _ in others)
 
     def _refuse_generated(self, edit: Edit, decode: Tensor) -> None:
         if edit.prompt_only and edit.phase != "prefill" and bool(decode.any()):
