@@ -30,7 +30,7 @@ from interp.model.replay import Suffix, replay
 from interp.model.run import Logits, Metric, SharedPreparation, check_edits, logits_columns, prepared_edits, run
 from interp.model.session import Session
 
-_TOKENS = {"cpu": 1024, "cuda": 65536}  # of all copies in one forward, where the caller names no batch size
+_TOKENS = {"cpu": 512, "cuda": 65536}  # of all copies in one forward, where the caller names no batch size
 _LOGITS = 2**27  # numbers in the logits of one forward
 _LATE = frozenset(
     {Site.RESULT, Site.ATTN_RAW, Site.ATTN_OUT, Site.RESID_MID, Site.RESID_CROSS, Site.MLP_OUT, Site.RESID_POST}
