@@ -9,6 +9,8 @@ the model; see :mod:`interp.model.licence`.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -226,16 +228,14 @@ class _Sweep:
     # ---- running ----------------------------------------------------------------------------------------------------
 
     def _chunks(self, planned: Sequence[_Variant]) -> Iterator[list[_Variant]]:
-        start = 0
-        while start < len(planned):
-            size = self._copies(planned[start])
-            chunk = [planned[start]]
-            for other in planned[start + 1 : start + size]:
-                if other.group != chunk[0].group:
-                    break
-                chunk.append(other)
-            yield chunk
-            start += len(chunk)
+        """Variants that share a forward: of one group, as many as fit, and about as many in each forward."""
+        for _, members in itertools.groupby(planned, key=lambda variant: variant.group):
+            group = list(members)
+            while group:
+                forwards = math.ceil(len(group) / self._copies(group[0]))
+                size = math.ceil(len(group) / forwards)
+                yield group[:size]
+                group = group[size:]
 
     def _copies(self, variant: _Variant) -> int:
         if self.batch_size is not None:
