@@ -10,7 +10,7 @@ from torch import Tensor
 from interp.errors import BadInput
 from interp.model.batch import Batch
 from interp.model.handle import Model
-from interp.model.recording import Place, Recording, attention_at, record
+from interp.model.recording import BlockId, Recording, attention_at, record
 from interp.model.replay import Suffix, replay
 
 _SLICED = frozenset({"input_ids", "attention_mask", "position_ids"})
@@ -31,7 +31,7 @@ class Licence:
 
     copies: bool = False
     replay: bool = False
-    from_z: frozenset[Place] = frozenset()
+    from_z: frozenset[BlockId] = frozenset()
     narrow: bool = False
     prefix: bool = False
     notes: tuple[str, ...] = ()

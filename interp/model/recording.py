@@ -18,11 +18,11 @@ from interp.model.stacks import Layer
 from interp.model.unembedding import unembedding
 
 
-class Place(NamedTuple):
+class BlockId(NamedTuple):
     """One block: the stack whose self-attention it holds, and its index there."""
 
     stack: str
-    index: int
+    number: int
 
 
 @dataclass(eq=False)
@@ -40,10 +40,10 @@ class Recording:
     """
 
     batch: Batch
-    order: tuple[Place, ...] = ()
-    outputs: dict[Place, Any] = field(default_factory=dict)
-    attention: dict[Place, Any] = field(default_factory=dict)
-    z: dict[Place, Tensor] = field(default_factory=dict)
+    order: tuple[BlockId, ...] = ()
+    outputs: dict[BlockId, Any] = field(default_factory=dict)
+    attention: dict[BlockId, Any] = field(default_factory=dict)
+    z: dict[BlockId, Tensor] = field(default_factory=dict)
     logits: Tensor | None = None
     cache: Any = None
 
@@ -54,18 +54,18 @@ class Recording:
         return bool(self.order) and once and all(first_of(output) is not None for output in self.outputs.values())
 
 
-def blocks_of(model: Model) -> dict[Place, nn.Module]:
+def blocks_of(model: Model) -> dict[BlockId, nn.Module]:
     """Every block once, by the stack of its self-attention."""
-    found: dict[Place, nn.Module] = {}
+    found: dict[BlockId, nn.Module] = {}
     for name, stack in model.stacks.items():
         if not stack.cross:
-            found |= {Place(name, index): block for index, block in enumerate(stack.blocks)}
+            found |= {BlockId(name, index): block for index, block in enumerate(stack.blocks)}
     return found
 
 
-def attention_at(model: Model, place: Place) -> Layer | None:
+def attention_at(model: Model, place: BlockId) -> Layer | None:
     """The self-attention of a block, ``None`` where it has none."""
-    return model.stacks[place.stack].layers[place.index]
+    return model.stacks[place.stack].layers[place.number]
 
 
 def record(model: Model, batch: Batch, positions: Tensor | None, *, cache: bool = False) -> Recording:
@@ -78,7 +78,7 @@ def record(model: Model, batch: Batch, positions: Tensor | None, *, cache: bool 
         cache: keep keys and values.
     """
     made = Recording(batch)
-    order: list[Place] = []
+    order: list[BlockId] = []
     with ExitStack() as guard:
         for place, block in blocks_of(model).items():
             guard.enter_context(_watching(made, order, model, place, block))
@@ -101,7 +101,7 @@ def caching(model: Model, wanted: bool) -> Mapping[str, bool]:
 
 
 @contextmanager
-def _watching(made: Recording, order: list[Place], model: Model, place: Place, block: nn.Module) -> Iterator[None]:
+def _watching(made: Recording, order: list[BlockId], model: Model, place: BlockId, block: nn.Module) -> Iterator[None]:
     def ran(module: nn.Module, args: Any, output: Any) -> None:
         order.append(place)
         made.outputs[place] = kept(output)

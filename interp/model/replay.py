@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from interp.errors import RunFailed
 from interp.model.handle import Model
 from interp.model.recording import (
-    Place,
+    BlockId,
     Recording,
     attention_at,
     blocks_of,
@@ -139,7 +139,7 @@ def _prefix(recording: Recording, suffix: Suffix) -> Any:
     return made
 
 
-def _given(recording: Recording, place: Place, suffix: Suffix, size: int, needed: bool) -> Callable[..., Any]:
+def _given(recording: Recording, place: BlockId, suffix: Suffix, size: int, needed: bool) -> Callable[..., Any]:
     """The forward of a block that is not run: what it gave (or, where nobody looks, what it is given)."""
     output = recording.outputs[place]
 
@@ -169,7 +169,7 @@ def _inside(layer: Layer) -> bool:
     return any(module is layer.out for module in layer.attention.modules())
 
 
-def _projecting(recording: Recording, place: Place, layer: Layer, suffix: Suffix) -> Callable[..., Any]:
+def _projecting(recording: Recording, place: BlockId, layer: Layer, suffix: Suffix) -> Callable[..., Any]:
     """The forward of an attention whose z is known: its projection of the recorded z, edited on the way in."""
     output, size = recording.attention[place], len(recording.batch)
 
@@ -197,7 +197,7 @@ class _Narrowed:
     """
 
     def __init__(
-        self, model: Model, recording: Recording, place: Place, suffix: Suffix, held: bool, *, reading: bool
+        self, model: Model, recording: Recording, place: BlockId, suffix: Suffix, held: bool, *, reading: bool
     ) -> None:
         layer = attention_at(model, place)
         assert layer is not None, place
@@ -247,7 +247,7 @@ class _Narrowed:
                 run()
             except _Reached as reached:
                 return reached.z
-        raise RunFailed(f"Block {self.place.index} of stack {self.place.stack!r} never reached its output projection.")
+        raise RunFailed(f"Block {self.place.number} of stack {self.place.stack!r} never reached its output projection.")
 
     def _columns(self, hidden: Tensor) -> Tensor:
         suffix = self.suffix

@@ -40,6 +40,21 @@ class Flow:
     seen: bool = False
 
 
+@dataclass(frozen=True)
+class Copies:
+    """A forward that runs several copies of the batch (or of some of its prompts), one after the other.
+
+    Attributes:
+        count: how many.
+        owners: the copy that each edit belongs to.
+        rows: the prompts that run, all for ``None``.
+    """
+
+    count: int
+    owners: Sequence[int]
+    rows: Tensor | None = None
+
+
 class Session:
     """Reads and edits of one model, in force between ``__enter__`` and ``__exit__``.
 
@@ -51,8 +66,7 @@ class Session:
         gradients: keep what is read on the path to the output, and start a graph at the embeddings.
         eager: ``(stack, layer)`` that must run the architecture's eager attention.
         prompt: columns of the prompt; later rows are decode rows. ``None``: every row is a prompt row.
-        copies: ``(count, owners)`` where the forward runs several copies of the batch, one after the other: how many,
-            and which of them each edit belongs to.
+        copies: where the forward runs several copies of the batch, one after the other.
     """
 
     def __init__(
@@ -65,7 +79,7 @@ class Session:
         gradients: bool = False,
         eager: Sequence[tuple[str, int]] = (),
         prompt: int | None = None,
-        copies: tuple[int, Sequence[int]] | None = None,
+        copies: Copies | None = None,
     ) -> None:
         self.plan = Plan(model, batch, edits, reads, gradients=gradients, eager=eager)
         self.model, self.batch, self.gradients, self.prompt = model, batch, gradients, prompt
@@ -275,15 +289,31 @@ class Session:
     def _apply_to_copies(self, wish: Wish, key: Key, x: Tensor, keys: Tensor | None, visible: Tensor | None) -> Tensor:
         """``x`` after each edit has seen, and changed, the rows of its own copy of the batch."""
         assert self.copies is not None
-        count, owners = self.copies
-        size = x.shape[0] // count
+        size = x.shape[0] // self.copies.count
         made = x.clone()
         for number, edit, at in wish.edits:
-            rows = slice(owners[number] * size, (owners[number] + 1) * size)
-            seen = visible if visible is None or visible.shape[0] != x.shape[0] else visible[rows]
-            earlier = {read: tensor[rows] for read, tensor in self.seen.items()}
-            made[rows] = self._apply(number, edit, at, key, made[rows], keys, seen, earlier)
+            rows = slice(self.copies.owners[number] * size, (self.copies.owners[number] + 1) * size)
+            seen = visible if visible is None or visible.shape[0] != x.shape[0] else self._whole(visible[rows])
+            earlier = {read: self._whole(tensor[rows]) for read, tensor in self.seen.items()}
+            edited = self._apply(number, edit, at, key, self._whole(made[rows]), keys, seen, earlier)
+            made[rows] = edited if self.copies.rows is None else edited[self._prompt_rows(edited.shape[0])]
         return made
+
+    def _prompt_rows(self, length: int) -> Tensor:
+        """The rows, among ``length`` of the whole batch, of the prompts that run."""
+        assert self.copies is not None and self.copies.rows is not None and self.batch is not None
+        each = length // len(self.batch)
+        return (self.copies.rows[:, None] * each + torch.arange(each)).flatten()
+
+    def _whole(self, part: Tensor) -> Tensor:
+        """``part`` as the rows of the whole batch, of which those that do not run are 0: what an edit is made for."""
+        assert self.copies is not None
+        if self.copies.rows is None:
+            return part
+        each = part.shape[0] // len(self.copies.rows)
+        whole = part.new_zeros(each * len(self.batch), *part.shape[1:])
+        whole[self._prompt_rows(len(whole))] = part
+        return whole
 
     def _apply(
         self,
@@ -342,7 +372,7 @@ class Session:
         others = [(other, edit) for other, edit, _ in self.wishes[key].edits if other < number and edit.name == same]
         if self.copies is None:
             return len(others)
-        _, owners = self.copies
+        owners = self.copies.owners
         return sum(owners[other] == owners[number] for other, _ in others)
 
     def _refuse_generated(self, edit: Edit, decode: Tensor) -> None:

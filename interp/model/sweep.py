@@ -27,12 +27,13 @@ from interp.model.batch import Batch
 from interp.model.handle import Model
 from interp.model.licence import Licence, keeps_every_key, licence_of
 from interp.model.plan import Plan
-from interp.model.recording import Place, record
+from interp.model.recording import BlockId, record
 from interp.model.replay import Suffix, replay
 from interp.model.run import Logits, Metric, SharedPreparation, check_edits, logits_columns, prepared_edits, run
-from interp.model.session import Session
+from interp.model.session import Copies, Session
 
 _TOKENS = {"cpu": 512, "cuda": 65536}  # of all copies in one forward, where the caller names no batch size
+_MOST_TOKENS = 2**16  # of one copy in one forward: longer batches run some prompts at a time
 _LOGITS = 2**27  # numbers in the logits of one forward
 _LATE = frozenset(
     {Site.RESULT, Site.ATTN_RAW, Site.ATTN_OUT, Site.RESID_MID, Site.RESID_CROSS, Site.MLP_OUT, Site.RESID_POST}
@@ -78,7 +79,8 @@ def sweep(
         model: the handle.
         batch: the prompts.
         variants: one list of edits each.
-        metric: ``(logits, batch) -> [batch]``, or ``[batch, k]`` for several numbers of one forward.
+        metric: ``(logits, batch) -> [batch]``, or ``[batch, k]`` for several numbers of one forward. It is called with
+            some of the prompts (``batch.select``) where not all fit into one forward.
         logits: which positions are unembedded, as in :func:`interp.run`; what the metric declares by default.
         batch_size: prompts in one forward, copies counted; chosen by the size of the prompts by default. Halved where
             memory does not suffice, which a note says.
@@ -106,7 +108,7 @@ def sweep(
         raise BadInput(f"sweep: batch_size={batch_size}; expected at least 1.")
     if not variants:
         raise BadInput("sweep: no variant was given; give one list of edits for each.")
-    return _Sweep(model, batch, metric, logits if logits is not None else logits_for(metric), batch_size, progress).of(
+    return _Sweep(model, batch, metric, logits_for(metric) if logits is None else logits, batch_size, progress).of(
         variants
     )
 
@@ -130,9 +132,23 @@ class _Variant:
         return (self.start, self.from_z, self.changed or (-1, -1), self.column, self.narrow, sorted(self.eager))
 
 
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """The edits of one variant, with the functions that unedited runs of the whole batch gave them."""
+
+    edits: tuple[Edit, ...]
+    eager: frozenset[tuple[str, int]]
+    plan: Plan
+
+    @property
+    def at_columns(self) -> bool:
+        """Whether it edits chosen columns."""
+        return any(at.pos is not None for edit in self.edits for at in edit.at)
+
+
 @dataclass(eq=False)
 class _Sweep:
-    """One call of :func:`sweep`."""
+    """One call of :func:`sweep`: prepares every variant on the whole batch, and runs the prompts part by part."""
 
     model: Model
     batch: Batch
@@ -140,42 +156,102 @@ class _Sweep:
     logits: Logits
     batch_size: int | None
     progress: Callable[[int], Any] | None
-    notes: list[str] = field(default_factory=list)
 
     def of(self, variants: Sequence[Sequence[Edit]]) -> Swept:
-        self.positions = logits_columns(self.model, self.batch, self.logits)
-        self.preparation = SharedPreparation(self.model, self.batch)
-        prepared = [self._prepared(edits) for edits in variants]
-        self.licence = licence_of(self.model, self.batch, self.positions)
+        positions = logits_columns(self.model, self.batch, self.logits)
+        preparation = SharedPreparation(self.model, self.batch)
+        prepared = [self._prepared(edits, preparation) for edits in variants]
+        licence = licence_of(self.model, self.batch, positions)
+        if not licence.copies:
+            return self._one_by_one(prepared, licence)
+        parts: list[Swept] = []
+        split = self._split(prepared)
+        self.done, self.all = 0, len(split)
+        for rows in split:
+            batch = self.batch if rows is None else self.batch.select(rows)
+            columns = positions if positions is None or rows is None else positions[rows]
+            part = _Part(self.model, self.batch, self.metric, self.batch_size, licence, batch, rows, columns)
+            parts.append(part.of(prepared, self._told))
+        notes = dict.fromkeys(note for part in parts for note in part.notes)
+        values, unedited = ([getattr(part, name) for part in parts] for name in ("values", "unedited"))
+        return Swept(torch.cat(values, dim=1), torch.cat(unedited, dim=1), tuple(notes))
+
+    def _prepared(self, declared: Sequence[Edit], preparation: SharedPreparation) -> _Prepared:
+        check_edits(declared)
+        plan = Plan(self.model, self.batch, declared)
+        edits, eager = prepared_edits(self.model, self.batch, declared, plan.eager, preparation)
+        return _Prepared(tuple(edits), frozenset(eager), plan)
+
+    def _split(self, prepared: Sequence[_Prepared]) -> list[Tensor | None]:
+        """The prompts of each part, ``None`` for all: as many as one forward takes."""
+        most = self.batch_size or max(1, _MOST_TOKENS // self.batch.width)
+        between = any(edit.name == "custom" for variant in prepared for edit in variant.edits)
+        if len(self.batch) <= most or between:  # a caller's own edit may look at all prompts at once
+            return [None]
+        return list(torch.arange(len(self.batch)).split(most))
+
+    def _told(self, count: int) -> None:
+        """Tell the caller of ``count`` variants finished for one part: of all parts together they are fewer."""
+        before, self.done = self.done // self.all, self.done + count
+        if self.progress is not None and self.done // self.all > before:
+            self.progress(self.done // self.all - before)
+
+    def _one_by_one(self, prepared: Sequence[_Prepared], licence: Licence) -> Swept:
+        baselines: dict[frozenset[tuple[str, int]], Tensor] = {}
+        values, unedited = [], []
+        for variant in prepared:
+            edited = run(self.model, self.batch, edits=variant.edits, logits=self.logits)
+            if variant.eager not in baselines:
+                plain = run(self.model, self.batch, logits=self.logits, kernels=dict.fromkeys(variant.eager, "eager"))
+                baselines[variant.eager] = metric_values(self.metric, plain.logits, self.batch)
+            values.append(metric_values(self.metric, edited.logits, self.batch))
+            unedited.append(baselines[variant.eager])
+            if self.progress is not None:
+                self.progress(1)
+        return Swept(torch.stack(values), torch.stack(unedited), licence.notes)
+
+
+@dataclass(eq=False)
+class _Part:
+    """The sweep of some prompts.
+
+    Attributes:
+        whole: the batch that edits are made for.
+        batch: the prompts that run.
+        rows: which of the whole batch they are, ``None`` for all.
+        positions: ``[batch, k]`` columns that are unembedded, ``None`` for all.
+    """
+
+    model: Model
+    whole: Batch
+    metric: Metric
+    batch_size: int | None
+    licence: Licence
+    batch: Batch
+    rows: Tensor | None
+    positions: Tensor | None
+    notes: list[str] = field(default_factory=list)
+
+    def of(self, prepared: Sequence[_Prepared], told: Callable[[int], None]) -> Swept:
         self.notes += self.licence.notes
-        if not self.licence.copies:
-            return self._one_by_one(prepared)
-        narrow = [self._has_columns(edits) for edits, _, _ in prepared]
-        self.recording = record(self.model, self.batch, self.positions, cache=self.licence.prefix and any(narrow))
-        if not self.licence.replay or not self.recording.complete:
-            self.licence = Licence(copies=True, notes=self.licence.notes)
-        planned = [self._planned(number, *what) for number, what in enumerate(prepared)]
-        self.baselines = {frozenset(): self._measured(self.recording.logits)}
-        values: list[Tensor | None] = [None] * len(variants)
-        unedited: list[Tensor | None] = [None] * len(variants)
+        keys = self.licence.prefix and any(variant.at_columns for variant in prepared)
+        self.recording = record(self.model, self.batch, self.positions, cache=keys)
+        if not self.recording.complete:
+            self.licence = Licence(copies=True)
+        self.baselines = {frozenset[tuple[str, int]](): self._measured(self.recording.logits)}
+        planned = [self._planned(number, variant) for number, variant in enumerate(prepared)]
+        values: list[Tensor | None] = [None] * len(prepared)
+        unedited: list[Tensor | None] = [None] * len(prepared)
         for chunk in self._chunks(sorted(planned, key=lambda variant: (variant.group, variant.number))):
             for variant, (value, base) in zip(chunk, self._forward(chunk), strict=True):
                 values[variant.number], unedited[variant.number] = value, base
-            self._told(len(chunk))
+            told(len(chunk))
         return Swept(_stack(values), _stack(unedited), tuple(dict.fromkeys(self.notes)))
 
     # ---- planning ---------------------------------------------------------------------------------------------------
 
-    def _prepared(self, declared: Sequence[Edit]) -> tuple[tuple[Edit, ...], frozenset[tuple[str, int]], Plan]:
-        check_edits(declared)
-        plan = Plan(self.model, self.batch, declared)
-        edits, eager = prepared_edits(self.model, self.batch, declared, plan.eager, self.preparation)
-        return tuple(edits), frozenset(eager), plan
-
-    def _has_columns(self, edits: tuple[Edit, ...]) -> bool:
-        return any(at.pos is not None for edit in edits for at in edit.at)
-
-    def _planned(self, number: int, edits: tuple[Edit, ...], eager: frozenset[tuple[str, int]], plan: Plan) -> _Variant:
+    def _planned(self, number: int, variant: _Prepared) -> _Variant:
+        edits, eager, plan = variant.edits, variant.eager, variant.plan
         order = {place: position for position, place in enumerate(self.recording.order)}
         places = {self._place(name, layer) for name, _, layer in plan.wishes}
         if not self.licence.replay or not places <= order.keys():
@@ -186,7 +262,7 @@ class _Sweep:
         from_z = first in self.licence.from_z and first is not None and here == {(first.stack, Site.Z)}
         last = self.recording.order[-1]
         late = any(self._place(name, layer) == last and site in _LATE for name, site, layer in plan.wishes)
-        changed, column = self._columns(edits, plan) if first is not None else (None, 0)
+        changed, column = self._columns(edits) if first is not None else (None, 0)
         if any(self._place(name, layer) != first for name, _, layer in plan.wishes):
             changed = None
         # a block whose z is edited at some columns goes on with them; the last one goes on with what is read
@@ -194,16 +270,16 @@ class _Sweep:
         held = from_z and first is not None and self.licence.narrow
         return _Variant(number, edits, eager, start, from_z, changed if held else None, column, narrow)
 
-    def _place(self, stack: str, layer: int) -> Place:
+    def _place(self, stack: str, layer: int) -> BlockId:
         found = self.model.stacks[stack]
         if not found.cross:
-            return Place(stack, layer)
+            return BlockId(stack, layer)
         own = next(
             name for name, other in self.model.stacks.items() if not other.cross and other.blocks == found.blocks
         )
-        return Place(own, layer)
+        return BlockId(own, layer)
 
-    def _columns(self, edits: tuple[Edit, ...], plan: Plan) -> tuple[tuple[int, int] | None, int]:
+    def _columns(self, edits: tuple[Edit, ...]) -> tuple[tuple[int, int] | None, int]:
         """``((first, last) column edited, first column that must run)``; ``(None, 0)`` where any column may change."""
         ends: list[tuple[int, int]] = []
         for edit in edits:
@@ -212,10 +288,10 @@ class _Sweep:
                 by_row = at.site in (Site.Z, Site.Q) or not (at.site.inside_attention or at.site is Site.RESULT)
                 if at.pos is None or not by_row or stack.name != self.model.default_stack:
                     return None, 0
-                mask = self.batch.row_mask(stack.name)
+                mask = self.whole.row_mask(stack.name)
                 if mask is None:
                     return None, 0
-                columns = columns_of(at.pos, self.batch, mask.shape[1], mask.device, mask=mask).any(0).nonzero()
+                columns = columns_of(at.pos, self.whole, mask.shape[1], mask.device, mask=mask).any(0).nonzero()
                 if len(columns):
                     ends.append((int(columns.min()), int(columns.max())))
         if not ends:
@@ -266,7 +342,9 @@ class _Sweep:
         edits = [edit for variant in chunk for edit in variant.edits]
         owners = [copy for copy, variant in enumerate(chunk) for _ in variant.edits]
         suffix = Suffix(first.start, copies, first.from_z, first.changed, first.column, self.positions, first.narrow)
-        session = Session(self.model, self.batch, edits, eager=sorted(first.eager), copies=(copies, owners))
+        session = Session(
+            self.model, self.whole, edits, eager=sorted(first.eager), copies=Copies(copies, owners, self.rows)
+        )
         with session:
             logits = replay(self.model, self.recording, suffix)
         session.check_fired()
@@ -280,24 +358,10 @@ class _Sweep:
 
     def _baseline(self, eager: frozenset[tuple[str, int]]) -> Tensor:
         if eager not in self.baselines:
-            kernels = {key: "eager" for key in eager}
-            plain = run(self.model, self.batch, logits=self.logits, kernels=kernels)
+            columns = "all" if self.positions is None else self.positions
+            plain = run(self.model, self.batch, logits=columns, kernels=dict.fromkeys(eager, "eager"))
             self.baselines[eager] = self._measured(plain.logits)
         return self.baselines[eager]
-
-    def _one_by_one(self, prepared: Sequence[tuple[tuple[Edit, ...], frozenset[tuple[str, int]], Plan]]) -> Swept:
-        self.baselines = {}
-        values, unedited = [], []
-        for edits, eager, _ in prepared:
-            edited = run(self.model, self.batch, edits=edits, logits=self.logits)
-            values.append(self._measured(edited.logits))
-            unedited.append(self._baseline(eager))
-            self._told(1)
-        return Swept(torch.stack(values), torch.stack(unedited), tuple(self.notes))
-
-    def _told(self, count: int) -> None:
-        if self.progress is not None:
-            self.progress(count)
 
 
 def _stack(parts: Sequence[Tensor | None]) -> Tensor:

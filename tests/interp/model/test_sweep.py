@@ -26,7 +26,8 @@ def gpt2(layers: int = 3, dtype: torch.dtype = torch.float32) -> Model:
     config = GPT2Config(
         n_layer=layers, n_head=4, n_embd=32, vocab_size=VOCABULARY, n_positions=32, bos_token_id=0, eos_token_id=0
     )
-    network = GPT2LMHeadModel(config).eval().to(dtype)
+    network: Any = GPT2LMHeadModel(config).eval()
+    network.to(dtype)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(3.0)
@@ -35,7 +36,7 @@ def gpt2(layers: int = 3, dtype: torch.dtype = torch.float32) -> Model:
 
 def prompts(model: Model, count: int = 3, length: int = 9, mask: Tensor | None = None) -> Batch:
     ids = torch.randint(1, VOCABULARY, (count, length), generator=torch.Generator().manual_seed(1))
-    return interp.encode(model, ids, answers=torch.tensor([[5, 9]] * count), mask=mask)
+    return interp.encode(model, ids, answers=[(5, 9)] * count, mask=mask)
 
 
 def each_head(model: Model, **more: Any) -> list[list[Edit]]:
@@ -157,8 +158,8 @@ def test_a_model_whose_blocks_depend_on_more_than_their_input_is_not_replayed() 
     def take(module: Any, args: Any, output: Any) -> Any:
         return output + left["here"]
 
-    handles = [block.mlp.register_forward_hook(leave) for block in model.stack().blocks[:1]]
-    handles += [block.mlp.register_forward_hook(take) for block in model.stack().blocks[1:]]
+    mlps: list[Any] = [block.mlp for block in model.stack().blocks]
+    handles = [mlps[0].register_forward_hook(leave), *(mlp.register_forward_hook(take) for mlp in mlps[1:])]
     try:
         variants = each_head(model)
         swept = interp.sweep(model, plain.select([0]), variants, interp.logit_difference)
@@ -237,3 +238,35 @@ def test_what_cannot_be_is_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(interp.HeadscopeError, match=message) as caught:
         interp.sweep(model, **arguments)
     assert isinstance(caught.value, BadInput | interp.BadAddress)
+
+
+def test_prompts_that_do_not_fit_run_part_by_part_with_edits_made_for_all() -> None:
+    """The mean over the other prompts, another batch's activations, noise, gates per prompt: none may see a part."""
+    model = gpt2()
+    mask = torch.ones(5, 9, dtype=torch.bool)
+    mask[1, :3] = False
+    batch = prompts(model, count=5, mask=mask)
+    other = batch.select([0, 1, 2, 3, 4])
+    assert other.ids is not None
+    variants: list[list[Edit]] = [
+        [interp.mean(At(Site.Z, layer=1))],
+        [interp.patch(At(Site.Z, layer=1, heads=(2,), pos=-1), interp.run(model, other, read=[At(Site.Z, pos=-1)]))],
+        [interp.noise(At(Site.Z, layer=1, heads=(2,)), std=0.3)],
+        [interp.gate(At(Site.Z), torch.rand(5, 3, 4))],
+        [interp.uniform(At(Site.PATTERN, layer=2, heads=(1,)))],
+        [interp.knockout(-1, slice(0, 2), layers=[1])],
+        *each_head(model, pos=2),
+    ]
+    expected = one_by_one(model, batch, variants)
+    for size in (1, 2, 4):
+        swept = interp.sweep(model, batch, variants, interp.logit_difference, batch_size=size)
+        torch.testing.assert_close(swept.values, expected, atol=1e-5, rtol=1e-5)
+        base = interp.run(model, batch, logits="answers").logits
+        assert base is not None
+        same = interp.logit_difference(base, batch).expand_as(swept.unedited)
+        torch.testing.assert_close(swept.unedited, same, atol=1e-5, rtol=1e-5)
+    drawn: list[list[Edit]] = [[interp.resample(At(Site.Z, layer=0), seed=3)]]
+    equal, told = prompts(model, count=5), list[int]()
+    swept = interp.sweep(model, equal, drawn * 3, interp.logit_difference, batch_size=2, progress=told.append)
+    torch.testing.assert_close(swept.values, one_by_one(model, equal, drawn * 3), atol=1e-5, rtol=1e-5)
+    assert sum(told) == 3
