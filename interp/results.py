@@ -29,11 +29,13 @@ SampleAxis = Literal["prompt", "seed", "permutation"]
 Unit = Literal["query", "kv"]
 By = Literal["abs", "helps", "hurts", "value"]
 
+CONFIDENCE = 0.95  # of intervals, where none is named
+FEWEST_SAMPLES = 2  # one has no spread
 _N_AXES = 3  # sample, layer, head
 _KIND = "head scores"
 _SAVED = (
     *("name", "quantity", "sense", "unit", "sample_axis", "default_stack"),
-    *("positions", "cluster", "metadata"),
+    *("positions", "cluster", "weights", "metadata"),
 )
 
 
@@ -53,6 +55,8 @@ class HeadScores:
         default_stack: the stack whose heads print without a prefix.
         positions: labels of the position axis, or None.
         cluster: one label per sample; samples with the same label are resampled together.
+        weights: one weight per sample, where the mean is weighted: of ratios weighted by their denominators it is the
+            ratio of the means.
         metadata: how the numbers were made (method, kernels, source, versions ...): anything JSON can hold.
     """
 
@@ -66,6 +70,7 @@ class HeadScores:
     default_stack: str
     positions: tuple[str, ...] | None = None
     cluster: tuple[str, ...] | None = None
+    weights: tuple[float, ...] | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -83,6 +88,7 @@ class HeadScores:
         exists: Bool[np.ndarray, "layer head"] | None = None,
         positions: Sequence[object] | None = None,
         cluster: Sequence[object] | np.ndarray | None = None,
+        weights: Sequence[float] | np.ndarray | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> HeadScores:
         """The table made of an array.
@@ -97,6 +103,7 @@ class HeadScores:
             exists: which cells are heads; by default those with a value in any sample.
             positions: labels of the last axis, where there is one per position.
             cluster: one label per sample.
+            weights: one weight per sample, for a weighted mean.
 
         Raises:
             BadInput: a shape, quantity, sense, unit or number of labels that does not fit.
@@ -124,6 +131,8 @@ class HeadScores:
             raise BadInput(f"exists came as {there.shape}; expected [layer, head] = {samples.shape[1:_N_AXES]}.")
         if cluster is not None and len(cluster) != len(samples):
             raise BadInput(f"cluster: {len(cluster)} labels for {len(samples)} samples; give one label per sample.")
+        if weights is not None and (len(weights) != len(samples) or not np.isfinite(weights).all()):
+            raise BadInput(f"weights: {len(weights)} for {len(samples)} samples; give one finite number per sample.")
         return cls(
             name=name,
             data=read_only({stack: samples}),
@@ -135,6 +144,7 @@ class HeadScores:
             default_stack=default_stack or stack,
             positions=None if positions is None else tuple(str(label) for label in positions),
             cluster=None if cluster is None else tuple(str(label) for label in cluster),
+            weights=None if weights is None else tuple(float(weight) for weight in weights),
             metadata=plain_json(metadata or {}),
         )
 
@@ -170,7 +180,7 @@ class HeadScores:
     @property
     def values(self) -> Float[np.ndarray, "layer head ..."]:
         """Mean over samples without NaN, ``[layer, head]``; NaN where no head is. Of a single stack."""
-        return mean_of_samples(self.samples)
+        return mean_of_samples(self.samples, self.weights)
 
     def importance(self) -> Float[np.ndarray, "layer head ..."]:
         """``sense * values``: positive where a head helps the metric, negative where it hurts.
@@ -183,13 +193,18 @@ class HeadScores:
         """Rank agreement of the importance of the same heads in two tables (of the values, where both are unsigned).
 
         Raises:
-            BadInput: one is signed and the other is not, or the shapes differ.
+            BadInput: one is signed and the other is not, or the heads differ.
         """
         if bool(self.sense) != bool(other.sense):
             signed, unsigned = (self, other) if self.sense else (other, self)
             raise BadInput(
                 f"agreement: {signed.name!r} says whether a head helps or hurts and {unsigned.name!r} does not; "
                 "compare two signed or two unsigned tables."
+            )
+        if (self.unit, self.positions) != (other.unit, other.positions):
+            raise BadInput(
+                f"agreement: {self.name!r} and {other.name!r} are not of the same heads and positions ({self.unit} and "
+                f"{other.unit} heads); compare tables of the same cells."
             )
         first, second = (each.importance() if each.sense else each.values for each in (self, other))
         return rank_agreement(first, second, top=top)
@@ -212,12 +227,20 @@ class HeadScores:
             parts.append(pd.DataFrame({**columns, "sample": index[0].ravel(), "value": grid.ravel()}))
         return pd.concat(parts, ignore_index=True)
 
-    def table(self, *, confidence: float = 0.95) -> pd.DataFrame:
+    def table(self, *, confidence: float | None = None) -> pd.DataFrame:
         """One row per head: stack, layer, head, pos where there is one, value, low, high.
 
-        ``low`` and ``high`` are the ends of the percentile bootstrap interval over the samples, NaN without a sample
-        axis.
+        ``low`` and ``high`` are the ends of the percentile bootstrap interval over the samples; NaN without a sample
+        axis, and with a single sample or cluster.
+
+        Args:
+            confidence: of the interval; 0.95 by default. Named here, it asks for an interval.
+
+        Raises:
+            BadInput: a confidence is asked for and the samples are fewer than two (or all in one cluster).
         """
+        if confidence is not None:
+            self._require_interval()
         parts = []
         for stack, samples in self.data.items():
             low, high = self._ends(stack, confidence)
@@ -228,19 +251,24 @@ class HeadScores:
                 columns["pos"] = np.array(self.positions, dtype=object)[cells[:, 2]]
             parts.append(
                 pd.DataFrame(
-                    {**columns, "value": mean_of_samples(samples)[place], "low": low[place], "high": high[place]}
+                    {
+                        **columns,
+                        "value": mean_of_samples(samples, self.weights)[place],
+                        "low": low[place],
+                        "high": high[place],
+                    }
                 )
             )
         return pd.concat(parts, ignore_index=True)
 
-    def top(self, k: int = 10, *, by: By | str = "abs", confidence: float = 0.95) -> pd.DataFrame:
+    def top(self, k: int = 10, *, by: By | str = "abs", confidence: float | None = None) -> pd.DataFrame:
         """The rows of ``table`` for the ``k`` foremost heads, with the head's ``label`` in front.
 
         Args:
             k: how many rows at most.
             by: ``"abs"`` largest absolute value; ``"value"`` largest value; ``"helps"`` those that help the metric,
                 most first; ``"hurts"`` those that hurt it, most first.
-            confidence: of the interval.
+            confidence: of the interval, as in ``table``.
 
         Raises:
             BadInput: ``helps`` or ``hurts`` of an unsigned quantity, or an unknown ``by``.
@@ -262,16 +290,16 @@ class HeadScores:
 
     def top_heads(self, k: int = 10, *, by: By | str = "abs") -> list[Head]:
         """The ``k`` foremost heads as ``Head`` values, ready for an edit; see ``top``."""
-        rows = self.top(k, by=by)
+        rows = self.top(sum(samples[0].size for samples in self.data.values()), by=by)
         cells = zip(rows["stack"], rows["layer"], rows["head"], strict=True)
-        return list(dict.fromkeys(self._head(*cell) for cell in cells))
+        return list(dict.fromkeys(self._head(*cell) for cell in cells))[:k]  # a head counts by its foremost position
 
     def _labels(self, rows: pd.DataFrame) -> list[str]:
         """Label of the head of each row of a table: ``L5.H3``, with a prefix off the default stack."""
         return [str(self._head(*cells)) for cells in zip(rows["stack"], rows["layer"], rows["head"], strict=True)]
 
     def plot(
-        self, *, title: str = "", marked: Iterable[Head | tuple[int, int]] = (), confidence: float = 0.95
+        self, *, title: str = "", marked: Iterable[Head | tuple[int, int]] = (), confidence: float | None = None
     ) -> go.Figure:
         """A plotly heatmap, layer by head, with value and interval on hovering; head by position with ``positions``.
 
@@ -293,19 +321,21 @@ class HeadScores:
             signed=True if self.sense else None,
             prefix=self._prefix(stack),
             title=title,
-            note=f"{100 * confidence:g} % interval",
+            note=f"{100 * (confidence or CONFIDENCE):g} % interval",
             marked=[(head[0], head[1]) for head in marked],
             positions=self.positions,
         )
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{stack} {there.shape[0]}x{there.shape[1]}" for stack, there in self.exists.items())
-        n_samples = len(next(iter(self.data.values())))
+        n_samples, n_units = self._counts()
         over = f", {n_samples} {self.sample_axis}{'s' * (n_samples != 1)}" if self.sample_axis else ""
-        tables = [mean_of_samples(samples) for samples in self.data.values()]
+        over += " (too few for an interval)" if self.sample_axis and n_units < FEWEST_SAMPLES else ""
+        tables = [mean_of_samples(samples, self.weights) for samples in self.data.values()]
         finite = np.concatenate([table[np.isfinite(table)] for table in tables])
+        kind = "KV heads" if self.unit == "kv" else "heads"
         spread = f", {numeral(float(finite.min()))} to {numeral(float(finite.max()))}" if finite.size else ", no value"
-        return f"HeadScores({self.name!r}, {self.quantity}, {shapes} heads{over}{spread})"
+        return f"HeadScores({self.name!r}, {self.quantity}, {shapes} {kind}{over}{spread})"
 
     def __rich__(self) -> Group:
         from interp.show.scores import scores_text
@@ -315,7 +345,7 @@ class HeadScores:
     def _repr_html_(self) -> str:
         from interp.show.scores import scores_html
 
-        maps = {self._prefix(stack): mean_of_samples(samples) for stack, samples in self.data.items()}
+        maps = {self._prefix(stack): mean_of_samples(samples, self.weights) for stack, samples in self.data.items()}
         signed = True if self.sense else None
         return scores_html(repr(self), self.top(10), {} if self.positions else maps, name=self.name, signed=signed)
 
@@ -335,8 +365,8 @@ class HeadScores:
         """
         arrays, about = read_arrays(path, kind=_KIND)
         stacks = about.pop("stacks")
-        for name in ("positions", "cluster"):
-            about[name] = None if about[name] is None else tuple(about[name])
+        for name in ("positions", "cluster", "weights"):
+            about[name] = None if about.get(name) is None else tuple(about[name])
         return cls(
             data=read_only({stack: arrays[f"samples.{stack}"] for stack in stacks}),
             exists=read_only({stack: arrays[f"exists.{stack}"] for stack in stacks}),
@@ -366,7 +396,8 @@ class HeadScores:
             metadata[key] = entries[0] if all(entry == entries[0] for entry in entries) else entries
         further_samples = first.cluster is not None and len(data) == len(first.data)
         labels = tuple(label for each in clusters for label in each or ()) if further_samples else first.cluster
-        return replace(first, data=data, exists=read_only(exists), cluster=labels, metadata=metadata)
+        weights = _joined_weights(tables, further=len(data) == len(first.data))
+        return replace(first, data=data, exists=read_only(exists), cluster=labels, weights=weights, metadata=metadata)
 
     def _only_stack(self) -> str:
         if len(self.data) != 1:
@@ -376,12 +407,27 @@ class HeadScores:
             )
         return self.stacks[0]
 
-    def _ends(self, stack: str, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    def _counts(self) -> tuple[int, int]:
+        """How many samples there are, and how many that are resampled apart."""
+        n_samples = len(next(iter(self.data.values())))
+        return n_samples, n_samples if self.cluster is None else len(set(self.cluster))
+
+    def _require_interval(self) -> None:
+        n_samples, n_units = self._counts()
+        if self.sample_axis is not None and n_units < FEWEST_SAMPLES:
+            within = "" if self.cluster is None else f" in {n_units} cluster"
+            raise BadInput(
+                f"{self.name!r} has {n_samples} {self.sample_axis}{'s' * (n_samples != 1)}{within}; an interval needs "
+                "two at least. Leave confidence= out for the values alone."
+            )
+
+    def _ends(self, stack: str, confidence: float | None) -> tuple[np.ndarray, np.ndarray]:
         samples = self.data[stack]
         if self.sample_axis is None:
             nothing = np.full(samples.shape[1:], np.nan)
             return nothing, nothing.copy()
-        return bootstrap_means(samples, confidence=confidence, cluster=self.cluster)
+        wanted = CONFIDENCE if confidence is None else confidence
+        return bootstrap_means(samples, confidence=wanted, cluster=self.cluster, sample_weights=self.weights)
 
     def _spread(self, exists: np.ndarray) -> np.ndarray:
         return exists if self.positions is None else exists[..., None]
@@ -391,3 +437,13 @@ class HeadScores:
 
     def _head(self, stack: str, layer: int, head: int) -> Head:
         return Head(int(layer), int(head), None if stack == self.default_stack else stack)
+
+
+def _joined_weights(tables: Sequence[HeadScores], *, further: bool) -> tuple[float, ...] | None:
+    """The weights of a joined table: one after the other for further samples, else those that all parts share."""
+    found = [table.weights for table in tables]
+    if all(weights is None for weights in found):
+        return None
+    if any(weights is None for weights in found) or (not further and len(set(found)) > 1):
+        raise BadInput("HeadScores.concat: the tables have different weights per sample; join tables weighted alike.")
+    return tuple(weight for weights in found for weight in weights or ()) if further else found[0]

@@ -42,17 +42,24 @@ def as_samples(
     return array[None] if sample_axis is None else array
 
 
-def mean_of_samples(samples: Float[np.ndarray, "sample ..."]) -> Float[np.ndarray, "*cell"]:
-    """Mean over the first axis without NaN; NaN where every sample is.
+def mean_of_samples(
+    samples: Float[np.ndarray, "sample ..."], weights: Sequence[float] | None = None
+) -> Float[np.ndarray, "*cell"]:
+    """Mean over the first axis without NaN (weighted, with one weight per sample); NaN where every sample is.
 
     Example:
         >>> mean_of_samples(np.array([[1.0, np.nan], [np.nan, np.nan]])).tolist()
         [1.0, nan]
+        >>> mean_of_samples(np.array([[1.0], [0.0]]), weights=[3.0, 1.0]).tolist()
+        [0.75]
     """
+    shares = np.ones(len(samples)) if weights is None else np.asarray(weights, dtype=float)
     present = np.isfinite(samples)
-    counts = present.sum(0)
-    sums = np.where(present, samples, 0).sum(0, dtype=float)
-    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+    total = np.tensordot(shares, present.astype(float), axes=1)
+    sums = np.tensordot(shares, np.where(present, samples, 0.0), axes=1) if weights is not None else None
+    if sums is None:  # the order of summation of a plain mean
+        sums = np.where(present, samples, 0).sum(0, dtype=float)
+    return np.where(present.any(0), sums / np.where(total != 0, total, 1), np.nan)
 
 
 def join_samples(

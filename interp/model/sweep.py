@@ -32,7 +32,7 @@ from interp.model.replay import Suffix, replay
 from interp.model.run import Logits, Metric, SharedPreparation, check_edits, logits_columns, prepared_edits, run
 from interp.model.session import Copies, Session
 
-_TOKENS = {"cpu": 512, "cuda": 65536}  # of all copies in one forward, where the caller names no batch size
+_TOKENS_CPU, _TOKENS = 512, 65536  # of all copies in one forward, where the caller names no batch size
 _MOST_TOKENS = 2**16  # of one copy in one forward: longer batches run some prompts at a time
 _LOGITS = 2**27  # numbers in the logits of one forward
 _LATE = frozenset(
@@ -316,7 +316,7 @@ class _Part:
     def _copies(self, variant: _Variant) -> int:
         if self.batch_size is not None:
             return max(1, self.batch_size // len(self.batch))
-        tokens = _TOKENS.get(self.model.device.type, _TOKENS["cpu"])
+        tokens = _TOKENS_CPU if self.model.device.type == "cpu" else _TOKENS
         fits = tokens // (len(self.batch) * max(1, self.batch.width - variant.column))
         logits = self.recording.logits
         if logits is not None and self.positions is None:
@@ -332,8 +332,9 @@ class _Part:
         half = len(chunk) // 2
         self.batch_size = half * len(self.batch)
         self.notes.append(f"Memory did not suffice: the sweep went on with {self.batch_size} prompts per forward.")
-        if self.model.device.type == "cuda":
-            torch.cuda.empty_cache()
+        accelerator = getattr(torch, self.model.device.type, None)
+        if hasattr(accelerator, "empty_cache"):
+            accelerator.empty_cache()
         return [*self._forward(chunk[:half]), *self._forward(chunk[half:])]
 
     def _together(self, chunk: Sequence[_Variant]) -> list[tuple[Tensor, Tensor]]:

@@ -104,6 +104,13 @@ def scores_html(
     return str(heading + Markup("").join(drawn) + inline_table(table))
 
 
+def rows_html(title: str, rows: pd.DataFrame, text: str = "") -> str:
+    """HTML for a notebook: a heading, a table of rows (``label`` is headed "head"), and a sentence below."""
+    heading = Markup("<p><b>{}</b></p>").format(title)
+    below = Markup('<p style="max-width:60em">{}</p>').format(text) if text else Markup("")
+    return str(heading + inline_table(rows.rename(columns={"label": "head"})) + below)
+
+
 def _shown(rows: pd.DataFrame) -> list[str]:
     shown = [column for column in ("label", "pos", "value", "low", "high") if column in rows.columns]
     return [column for column in shown if column not in ("low", "high") or bool(pd.Series(rows[column]).notna().any())]

@@ -17,4 +17,8 @@ from .nulls import largest_effect_p as largest_effect_p
 from .nulls import matched_random_sets as matched_random_sets
 from .nulls import p_value as p_value
 from .ranks import Agreement as Agreement
+from .ranks import RankStatistics as RankStatistics
+from .ranks import Resampling as Resampling
 from .ranks import rank_agreement as rank_agreement
+from .ranks import rank_statistics as rank_statistics
+from .ranks import shared_resampling as shared_resampling

@@ -76,6 +76,7 @@ def bootstrap_means(
     draws: int = DRAWS,
     seed: int = 0,
     cluster: Sequence[object] | np.ndarray | None = None,
+    sample_weights: Sequence[float] | None = None,
 ) -> tuple[Float[np.ndarray, "*cell"], Float[np.ndarray, "*cell"]]:
     """Lower and upper end of the percentile bootstrap interval of the mean over samples, for every cell at once.
 
@@ -85,6 +86,7 @@ def bootstrap_means(
     Args:
         samples: values, the samples along the first axis.
         confidence, draws, seed, cluster: as in ``mean_interval``.
+        sample_weights: one weight per sample, for the interval of a weighted mean (a ratio of means).
 
     Raises:
         BadInput: a confidence outside (0, 1), no draws, or not one cluster label per sample.
@@ -105,6 +107,8 @@ def bootstrap_means(
         generator = np.random.default_rng(seed)
         counts = generator.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=draws)
         weights = counts[:, labels].astype(float)
+        if sample_weights is not None:
+            weights = weights * np.asarray(sample_weights, dtype=float)
         ends = [(1 - confidence) / 2, (1 + confidence) / 2]
         for start in range(0, cells.shape[1], _COLUMNS_AT_ONCE):
             part = slice(start, start + _COLUMNS_AT_ONCE)

@@ -19,7 +19,7 @@ import interp
 ROOT = Path(interp.__file__).resolve().parents[1]
 PACKAGES = ("interp", "circuits", "probes")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-LARGEST_MODULE, LARGEST_FUNCTION = 600, 100
+LARGEST_MODULE, LARGEST_FUNCTION = 600, 75  # lines; a function's docstring is not counted
 
 
 def name_of(path: Path) -> str:
@@ -74,7 +74,15 @@ FORBIDDEN: Mapping[str, tuple[str, ...]] = {
     "interp": ("circuits", "probes"),
     "probes": ("circuits",),
     **{
-        room: ("interp.model", "interp.scores", "interp.show", "interp.zoo", "interp.results", "interp.metrics")
+        room: (
+            "interp.attribution",
+            "interp.model",
+            "interp.scores",
+            "interp.show",
+            "interp.zoo",
+            "interp.results",
+            "interp.metrics",
+        )
         for room in GROUND
     },
     "interp.show": (
@@ -84,11 +92,35 @@ FORBIDDEN: Mapping[str, tuple[str, ...]] = {
         "interp.zoo",
         "interp.results",
         "interp.metrics",
+        "interp.attribution",
     ),
-    "interp.model": ("interp.scores", "interp.show", "interp.results", "interp.metrics", "interp.stats"),
-    "interp.zoo": ("interp.model", "interp.scores", "interp.show", "interp.results", "interp.edits"),
-    "interp.metrics": ("interp.scores", "interp.show", "interp.results", "interp.zoo"),
-    "interp.results": ("interp.model", "interp.scores", "interp.zoo", "interp.edits", "interp.metrics"),
+    "interp.attribution": ("interp.scores", "interp.zoo"),
+    "interp.scores": ("interp.attribution", "interp.zoo"),
+    "interp.model": (
+        "interp.attribution",
+        "interp.scores",
+        "interp.show",
+        "interp.results",
+        "interp.metrics",
+        "interp.stats",
+    ),
+    "interp.zoo": (
+        "interp.attribution",
+        "interp.model",
+        "interp.scores",
+        "interp.show",
+        "interp.results",
+        "interp.edits",
+    ),
+    "interp.metrics": ("interp.attribution", "interp.scores", "interp.show", "interp.results", "interp.zoo"),
+    "interp.results": (
+        "interp.attribution",
+        "interp.model",
+        "interp.scores",
+        "interp.zoo",
+        "interp.edits",
+        "interp.metrics",
+    ),
 }
 # package of others -> the rooms that may import it
 OWNERS: Mapping[str, tuple[str, ...]] = {
@@ -102,8 +134,10 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
 # modules that the command reads to list and show: none of these may be imported with them
 DATA = (
     "interp.scores",
+    "interp.attribution.methods",
     "interp.zoo",
     "interp.edits.catalogue",
+    "interp.metrics.catalogue",
     "circuits.catalogue",
     "circuits.config",
     "circuits.cli",
@@ -196,16 +230,23 @@ def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionD
             yield node
 
 
+def code_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """The lines of a function without its docstring."""
+    first = node.body[0]
+    words = (first.end_lineno or 0) - first.lineno + 1 if ast.get_docstring(node) else 0
+    return (node.end_lineno or 0) - node.lineno + 1 - words
+
+
 def test_modules_and_functions_are_of_a_size_that_can_be_read() -> None:
     modules = {name: len((ast.unparse(tree)).splitlines()) for name, tree in MODULES.items()}
     lines = {name_of(path): len(path.read_text().splitlines()) for path in FILES}
     assert {name: count for name, count in lines.items() if count > LARGEST_MODULE} == {}
     assert modules.keys() == lines.keys()
     long = {
-        f"{name}.{node.name}": (node.end_lineno or 0) - node.lineno + 1
+        f"{name}.{node.name}": code_lines(node)
         for name, tree in MODULES.items()
         for node in functions(tree)
-        if (node.end_lineno or 0) - node.lineno + 1 > LARGEST_FUNCTION
+        if code_lines(node) > LARGEST_FUNCTION
     }
     assert long == {}
 

@@ -242,3 +242,70 @@ def test_the_plot_outlines_the_marked_heads(samples: np.ndarray) -> None:
     figure = make(samples).plot(marked=[Head(1, 2)])
     shape = figure.layout.shapes[0]
     assert (shape.x0, shape.x1, shape.y0, shape.y1) == (1.5, 2.5, 0.5, 1.5)
+
+
+@pytest.mark.parametrize("changes", [{}, {"cluster": ["a"]}])
+def test_one_prompt_shows_no_interval_and_refuses_one_that_is_asked_for(changes: dict[str, object]) -> None:
+    table = make(np.arange(4.0).reshape(1, 2, 2), **changes)
+    assert table.table()[["low", "high"]].isna().all(axis=None) and table.top(1)["value"].tolist() == [3.0]
+    assert "1 prompt (too few for an interval)" in repr(table) and len(table.plot().data) == 1
+    for ask in (lambda: table.table(confidence=0.95), lambda: table.top(2, confidence=0.9)):
+        with pytest.raises(
+            BadInput, match=r"'zero' has 1 prompt.*; an interval needs two at least\. Leave confidence="
+        ):
+            ask()
+
+
+def test_prompts_of_one_cluster_have_no_interval_either() -> None:
+    table = make(np.random.default_rng(0).normal(size=(5, 2, 2)), cluster=["same"] * 5)
+    with pytest.raises(BadInput, match="has 5 prompts in 1 cluster; an interval needs two"):
+        table.table(confidence=0.95)
+    plain = make(np.ones((2, 2)), sample_axis=None)
+    assert plain.table(confidence=0.95)["low"].isna().all()  # without samples there is nothing to resample
+
+
+@pytest.fixture
+def by_position() -> HeadScores:
+    values = np.random.default_rng(4).normal(size=(8, 2, 3, 4))
+    values[:, 1, 2] = np.nan  # no such head
+    values[4:, ..., 3] = np.nan  # padding
+    return make(values, positions=["the", "cat", "sat", "."], cluster=list("aabbccdd"))
+
+
+def test_effects_by_position_have_a_row_and_an_interval_for_each_position(by_position: HeadScores) -> None:
+    rows = by_position.table()
+    assert list(rows.columns) == ["stack", "layer", "head", "pos", "value", "low", "high"] and len(rows) == 5 * 4
+    row = rows[(rows.layer == 1) & (rows["head"] == 0) & (rows.pos == ".")].iloc[0]
+    wanted = mean_interval(by_position.samples[:, 1, 0, 3], cluster=list("aabbccdd"))
+    assert (row.value, row.low, row.high) == pytest.approx((wanted.mean, wanted.low, wanted.high))
+    long = by_position.long()
+    assert len(long) == 8 * 5 * 4 and long["value"].isna().sum() == 4 * 5
+
+
+def test_the_top_heads_by_position_are_heads_once_each_by_their_foremost_position(by_position: HeadScores) -> None:
+    strength = np.nan_to_num(np.abs(by_position.values)).max(-1)
+    order = np.argsort(-strength.ravel(), kind="stable")[:4]
+    wanted = [Head(int(place) // 3, int(place) % 3) for place in order]
+    assert by_position.top_heads(4) == wanted
+    helps = by_position.top(3, by="helps")
+    assert (helps["value"] < 0).all() and helps["value"].is_monotonic_increasing and "pos" in helps
+
+
+def test_effects_by_position_are_saved_joined_and_drawn(by_position: HeadScores, tmp_path: object) -> None:
+    back = HeadScores.open(by_position.save(f"{tmp_path}/by-position.safetensors"))
+    np.testing.assert_array_equal(back.samples, by_position.samples)
+    assert (back.positions, back.cluster) == (by_position.positions, by_position.cluster)
+    joined = HeadScores.concat([by_position, back])
+    assert joined.samples.shape == (16, 2, 3, 4) and joined.cluster == by_position.cluster + back.cluster  # type: ignore[operator]
+    assert np.asarray(by_position.plot().data[0].z).shape == (5, 4) and "pos" in by_position._repr_html_()
+    other = make(np.ones((8, 2, 3, 4)), positions=["a", "b", "c", "d"], cluster=list("aabbccdd"))
+    with pytest.raises(BadInput, match="expected tables of one positions"):
+        HeadScores.concat([by_position, other])
+
+
+def test_key_value_heads_say_so_and_are_not_compared_with_query_heads() -> None:
+    values = np.random.default_rng(5).normal(size=(6, 2, 2))
+    table = make(values, unit="kv")
+    assert "2x2 KV heads" in repr(table) and set(table.long()["unit"]) == {"kv"}
+    with pytest.raises(BadInput, match="not of the same heads and positions"):
+        table.agreement(make(values))

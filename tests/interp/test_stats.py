@@ -223,3 +223,29 @@ def test_rank_agreement_against_scipy_and_by_hand() -> None:
     shared = set(np.argsort(a)[-3:]) & set(np.argsort(b)[-3:])
     assert result.top_overlap == len(shared) / 3
     assert math.isnan(rank_agreement(np.ones(4), np.arange(4.0)).spearman)
+
+
+def test_sets_may_be_asked_to_share_heads_and_then_p_is_exact() -> None:
+    chosen = [Head(0, 0), Head(1, 0)]
+    made = matched_random_sets(chosen, [4, 4], overlap=True)
+    every = {
+        frozenset(one) for one in itertools.product([Head(0, i) for i in range(4)], [Head(1, i) for i in range(4)])
+    }
+    assert {frozenset(one) for one in made.sets} == every - {frozenset(chosen)}
+    assert "16" not in str(made) and str(made).endswith(
+        "per layer; a set may share heads with the chosen one; fewer than 20, so no p-value."
+    )
+    assert len(matched_random_sets(chosen, [4, 4], overlap=False).sets) == 9
+
+
+def test_sets_that_keep_clear_scatter_less_than_the_chosen_one() -> None:
+    # heads all alike, effects that add up: p is exact with overlap, and somewhat too small without
+    effects = np.random.default_rng(0).normal(size=(3000, 12))
+    chosen = [Head(0, i) for i in range(4)]
+    low = {}
+    for share in (True, False):
+        sets = matched_random_sets(chosen, [12], overlap=share).sets
+        null = np.stack([effects[:, [head.index for head in one]].sum(1) for one in sets], axis=1)
+        low[share] = np.mean([p_value(own, row) <= 0.05 for own, row in zip(effects[:, :4].sum(1), null, strict=True)])
+    assert 0.035 < low[True] < 0.065
+    assert 0.085 < low[False] < 0.13

@@ -1,0 +1,15 @@
+from .answers import accuracy as accuracy
+from .answers import answer_logits as answer_logits
+from .answers import answer_logprob as answer_logprob
+from .answers import logit_difference as logit_difference
+from .answers import probability as probability
+from .answers import rank as rank
+from .catalogue import METRICS as METRICS
+from .catalogue import MetricEntry as MetricEntry
+from .declare import declared as declared
+from .divergence import kl_divergence as kl_divergence
+from .named import metric_for as metric_for
+from .named import metric_named as metric_named
+from .tokens import loss as loss
+from .tokens import sequence_logprob as sequence_logprob
+from .tokens import token_losses as token_losses
