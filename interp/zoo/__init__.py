@@ -1,10 +1,11 @@
-"""Small models whose circuits are known: two trained ones and one whose weights were worked out on paper.
+"""Small models whose circuits are known: two trained ones and five whose weights were worked out on paper.
 
 ``ZOO`` is data and costs no import of torch. ``interp.load(name)`` loads any of them.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 class ZooModel:
     """One model: what it is, where its files are (``None`` where it is built by code), and what is known of it.
 
+    ``module`` has the function ``build()`` that makes it and the derivation of every number, where code builds it.
+
     ``checkpoints`` are the steps at which training was saved, the last of them the end of training.
     ``heads`` maps a role to the heads that have it, as ``L1.H0``.
     """
@@ -32,6 +35,7 @@ class ZooModel:
     checkpoints: tuple[int, ...]
     heads: Mapping[str, tuple[str, ...]]
     known: str
+    module: str | None = None
 
 
 class Checkpoint(NamedTuple):
@@ -73,6 +77,43 @@ ZOO: Mapping[str, ZooModel] = MappingProxyType(
                 }
             ),
             known="only L0.H0 -> L1.H0 reaches the logits; L0.H1 writes where nobody reads, L1.H1 writes nothing",
+            module="interp.zoo.handmade",
+        ),
+        "twins": ZooModel(
+            name="twins",
+            description="1-layer GPT-2 on paper: two heads that each do the whole job, read out by a saturating step",
+            folder=None,
+            checkpoints=(),
+            heads=MappingProxyType({"twin": ("L0.H0", "L0.H1"), "nothing": ("L0.H2",)}),
+            known="zeroing either twin changes nothing, zeroing both takes the whole logit",
+            module="interp.zoo.twins",
+        ),
+        "backup": ZooModel(
+            name="backup",
+            description="2-layer GPT-2 on paper with self-repair: a head that speaks only when another is silent",
+            folder=None,
+            checkpoints=(),
+            heads=MappingProxyType({"primary": ("L0.H0",), "backup": ("L1.H0",), "nothing": ("L0.H1", "L1.H1")}),
+            known="zeroing L0.H0 makes L1.H0 do its job; with other heads frozen the effect is the whole logit",
+            module="interp.zoo.backup",
+        ),
+        "interferer": ZooModel(
+            name="interferer",
+            description="1-layer GPT-2 on paper: a helping, an interfering and an irrelevant head of chosen strengths",
+            folder=None,
+            checkpoints=(),
+            heads=MappingProxyType({"helping": ("L0.H0",), "interfering": ("L0.H1",), "irrelevant": ("L0.H2",)}),
+            known="with gates g the loss is softplus(-(3 g0 - g1)); interp.zoo.interferer.build takes other strengths",
+            module="interp.zoo.interferer",
+        ),
+        "and_or": ZooModel(
+            name="and_or",
+            description="1-layer GPT-2 on paper: a pair of heads that needs both (AND), a pair where one suffices (OR)",
+            folder=None,
+            checkpoints=(),
+            heads=MappingProxyType({"and": ("L0.H0", "L0.H1"), "or": ("L0.H2", "L0.H3")}),
+            known="noising finds the AND pair alone, denoising the OR pair alone, Shapley values all four alike",
+            module="interp.zoo.and_or",
         ),
     }
 )
@@ -121,8 +162,7 @@ def build(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         UnknownName: no such model.
         BadInput: the model is stored in a folder.
     """
-    if lookup(name, ZOO, "zoo model").folder is not None:
+    module = lookup(name, ZOO, "zoo model").module
+    if module is None:
         raise BadInput(f"The zoo model {name!r} is stored, not built: load interp.zoo.path({name!r}).")
-    from interp.zoo import handmade
-
-    return handmade.build()
+    return importlib.import_module(module).build()

@@ -9,12 +9,9 @@ The residual stream is cut into named blocks of one-hot coordinates::
     OUTPUT (16)    votes for the next token         written by L1.H0, read by the unembedding
     BALANCE (1)    minus the sum of all the others
 
-**LayerNorm does nothing.** BALANCE keeps the mean of the stream at 0; with ``eps = 1e8`` and gain ``1e4`` the norm is
-``x · 1e4 / sqrt(var + 1e8)``, which is ``x`` up to ``var / 2e8``. The MLPs and all biases are 0.
+The norms do nothing (see :mod:`interp.zoo.blank`), the MLPs and all biases are 0.
 
-**Heads.** A score is ``q·k / sqrt(d_head)`` and ``d_head = 49``, so a query entry of ``7 s`` against a key entry of 1
-scores ``s``. With ``s = STRONG = 60`` and ``s = WEAK = 30``, a key that is behind by 30 gets ``e⁻³⁰ < 1e-13`` of the
-attention of the one ahead, so every pattern below is exact to float32 rounding.
+**Heads.** Scores are ``STRONG = 60``, ``WEAK = 30`` and 0, so every pattern below is exact to float32 rounding.
 
 =======  ==========================================================================================================
 L0.H0    previous token. Query: PLACE i asks for place i − 1 (STRONG). Key: PLACE. Row i ≥ 1 attends to i − 1, row 0
@@ -40,12 +37,13 @@ All this supposes that ``<bos>`` comes first and nowhere else.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from interp.zoo.words import BOS, PAD, SPECIAL, build_tokenizer, vocabulary
+from interp.zoo.blank import BALANCE as BALANCE
+from interp.zoo.blank import STRONG, WEAK, HeadWeights, blank, entry, head_weights, write
+from interp.zoo.words import BOS, SPECIAL, vocabulary
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -54,15 +52,13 @@ WORDS = ("the", "cat", "dog", "sat", "ran", "on", "to", "mat", "house", "and", "
 VOCABULARY = len(SPECIAL) + len(WORDS)  # 16
 CONTEXT = 32
 D_HEAD = 49
-D_MODEL = 2 * D_HEAD
-STRONG, WEAK, VOTE = 60.0, 30.0, 10.0
+VOTE = 10.0
 
 TOKEN = slice(0, 16)
 PLACE = slice(16, 48)
 PREVIOUS = slice(48, 64)
 SEEN = slice(64, 80)
-OUTPUT = slice(80, 96)
-BALANCE = 96  # coordinate 97 stays empty: the width must be even
+OUTPUT = slice(80, 96)  # coordinate 96 stays empty
 
 
 def build() -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
@@ -74,90 +70,49 @@ def build() -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
         >>> tokenizer.decode(network(ids).logits[0, -1].argmax())
         'cat'
     """
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    ids = vocabulary(WORDS)
-    config = GPT2Config(
-        vocab_size=VOCABULARY,
-        n_positions=CONTEXT,
-        n_embd=D_MODEL,
-        n_layer=2,
-        n_head=2,
-        n_inner=4,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        layer_norm_epsilon=1e8,
-        tie_word_embeddings=False,
-        bos_token_id=ids[BOS],
-        eos_token_id=ids[BOS],
-        pad_token_id=ids[PAD],
-    )
-    network = GPT2LMHeadModel(config)
+    network, tokenizer = blank(WORDS, layers=2, heads=2, d_head=D_HEAD, context=CONTEXT)
     with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            is_gain = name.split(".")[-2].startswith("ln_") and name.endswith("weight")
-            parameter.fill_(1e4 if is_gain else 0.0)
         body = network.transformer
-        _write(body.wte.weight, TOKEN, torch.eye(VOCABULARY))
-        _write(body.wpe.weight, PLACE, torch.eye(CONTEXT))
-        _previous_token(body.h[0].attn, head=0)
-        _duplicate_token(body.h[0].attn, head=1)
-        _induction(body.h[1].attn, head=0)
-        _nothing(body.h[1].attn, head=1)
+        write(body.wte.weight, TOKEN, torch.eye(VOCABULARY))
+        write(body.wpe.weight, PLACE, torch.eye(CONTEXT))
+        _previous_token(head_weights(network, 0, 0))
+        _duplicate_token(head_weights(network, 0, 1))
+        _induction(head_weights(network, 1, 0))
+        _nothing(head_weights(network, 1, 1))
         network.lm_head.weight[:, OUTPUT] = torch.eye(VOCABULARY)
-    return network.eval(), build_tokenizer(WORDS, context=CONTEXT)
+    return network, tokenizer
 
 
-def _previous_token(attention: Any, head: int) -> None:
-    query, key, value, output = _parts(attention, head)
+def _previous_token(head: HeadWeights) -> None:
+    query, key, value, output = head
     asks_for = torch.diag(torch.ones(CONTEXT - 1), -1)  # place i -> place i - 1
-    query[PLACE, :CONTEXT] = _entry(STRONG) * asks_for
+    query[PLACE, :CONTEXT] = entry(STRONG, D_HEAD) * asks_for
     key[PLACE, :CONTEXT] = torch.eye(CONTEXT)
     value[TOKEN, :VOCABULARY] = torch.eye(VOCABULARY)
-    _write(output[:VOCABULARY], PREVIOUS, torch.eye(VOCABULARY))
+    write(output[:VOCABULARY], PREVIOUS, torch.eye(VOCABULARY))
 
 
-def _duplicate_token(attention: Any, head: int) -> None:
-    query, key, value, output = _parts(attention, head)
+def _duplicate_token(head: HeadWeights) -> None:
+    query, key, value, output = head
     places = slice(VOCABULARY, VOCABULARY + CONTEXT)
-    query[TOKEN, :VOCABULARY] = _entry(STRONG) * torch.eye(VOCABULARY)
+    query[TOKEN, :VOCABULARY] = entry(STRONG, D_HEAD) * torch.eye(VOCABULARY)
     key[TOKEN, :VOCABULARY] = torch.eye(VOCABULARY)
-    query[PLACE, places] = -_entry(WEAK) * torch.eye(CONTEXT)
+    query[PLACE, places] = -entry(WEAK, D_HEAD) * torch.eye(CONTEXT)
     key[PLACE, places] = torch.eye(CONTEXT)
     value[TOKEN, :VOCABULARY] = torch.eye(VOCABULARY)
-    _write(output[:VOCABULARY], SEEN, torch.eye(VOCABULARY))
+    write(output[:VOCABULARY], SEEN, torch.eye(VOCABULARY))
 
 
-def _induction(attention: Any, head: int) -> None:
-    query, key, value, output = _parts(attention, head)
-    query[TOKEN, :VOCABULARY] = _entry(STRONG) * torch.eye(VOCABULARY)
+def _induction(head: HeadWeights) -> None:
+    query, key, value, output = head
+    query[TOKEN, :VOCABULARY] = entry(STRONG, D_HEAD) * torch.eye(VOCABULARY)
     key[PREVIOUS, :VOCABULARY] = torch.eye(VOCABULARY)
-    query[TOKEN, VOCABULARY] = _entry(WEAK)  # whatever the token, place 0 is where to rest
+    query[TOKEN, VOCABULARY] = entry(WEAK, D_HEAD)  # whatever the token, place 0 is where to rest
     key[PLACE.start, VOCABULARY] = 1.0
     value[TOKEN, :VOCABULARY] = torch.eye(VOCABULARY)
     value[TOKEN.start + vocabulary(WORDS)[BOS]] = 0.0
-    _write(output[:VOCABULARY], OUTPUT, VOTE * torch.eye(VOCABULARY))
+    write(output[:VOCABULARY], OUTPUT, VOTE * torch.eye(VOCABULARY))
 
 
-def _nothing(attention: Any, head: int) -> None:
-    _, _, value, _ = _parts(attention, head)
-    value[TOKEN, :VOCABULARY] = torch.eye(VOCABULARY)
-
-
-def _parts(attention: Any, head: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Views of a head's query, key, value weights ``[d_model, d_head]`` and output weights ``[d_head, d_model]``."""
-    fused: Tensor = attention.c_attn.weight
-    starts = [part * D_MODEL + head * D_HEAD for part in range(3)]
-    query, key, value = (fused[:, start : start + D_HEAD] for start in starts)
-    output: Tensor = attention.c_proj.weight[head * D_HEAD : (head + 1) * D_HEAD]
-    return query, key, value, output
-
-
-def _write(weight: Tensor, block: slice, rows: Tensor) -> None:
-    weight[:, block] = rows
-    weight[:, BALANCE] = -rows.sum(dim=1)
-
-
-def _entry(score: float) -> float:
-    return score * D_HEAD**0.5
+def _nothing(head: HeadWeights) -> None:
+    head.value[TOKEN, :VOCABULARY] = torch.eye(VOCABULARY)
