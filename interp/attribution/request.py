@@ -9,7 +9,6 @@ from typing import Any, Literal
 from interp.address import Head, Pos, Site
 from interp.metrics import logit_difference
 from interp.model.handle import Model
-from interp.model.inputs import output_embeddings
 from interp.model.run import Metric
 from interp.model.sweep import logits_for
 
@@ -67,8 +66,7 @@ class Request:
 
     def logits(self, model: Model) -> Literal["answers", "all"]:
         """Which positions are unembedded: what the metric reads, all where the model unembeds no single ones."""
-        reads_answers = logits_for(self.metric) == "answers"
-        return "answers" if reads_answers and output_embeddings(model) is not None else "all"
+        return logits_for(self.metric, model)
 
     @property
     def metric_sense(self) -> int:

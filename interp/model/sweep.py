@@ -13,7 +13,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -25,6 +25,7 @@ from interp.edits.groups import columns_of
 from interp.errors import BadInput
 from interp.model.batch import Batch
 from interp.model.handle import Model
+from interp.model.inputs import output_embeddings
 from interp.model.licence import Licence, keeps_every_key, licence_of
 from interp.model.plan import Plan
 from interp.model.recording import BlockId, record
@@ -108,9 +109,9 @@ def sweep(
         raise BadInput(f"sweep: batch_size={batch_size}; expected at least 1.")
     if not variants:
         raise BadInput("sweep: no variant was given; give one list of edits for each.")
-    return _Sweep(model, batch, metric, logits_for(metric) if logits is None else logits, batch_size, progress).of(
-        variants
-    )
+    return _Sweep(
+        model, batch, metric, logits_for(metric, model) if logits is None else logits, batch_size, progress
+    ).of(variants)
 
 
 @dataclass(frozen=True, eq=False)
@@ -373,9 +374,10 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def logits_for(metric: Metric) -> Logits:
-    """The positions that ``metric`` declares, all without."""
-    return "answers" if getattr(metric, "positions", None) == "answers" else "all"
+def logits_for(metric: Metric, model: Model) -> Literal["answers", "all"]:
+    """The positions that ``metric`` declares; all without, and where the model has no unembedding per position."""
+    reads_answers = getattr(metric, "positions", None) == "answers"
+    return "answers" if reads_answers and output_embeddings(model) is not None else "all"
 
 
 def metric_values(metric: Metric, logits: Tensor | None, batch: Batch) -> Tensor:
