@@ -16,8 +16,6 @@ from pairs import median_interval, ratio, time_rounds
 from torch import Tensor
 
 import interp
-from interp import At, Site
-from interp.edits import Edit
 
 PROMPTS, LENGTH = 4, 24
 ANSWERS = (17, 42)
@@ -39,25 +37,20 @@ class Sweeps:
         self.corrupted = interp.encode(self.model, self.corrupted_ids, answers=answers)
         with torch.no_grad():
             _, self.cache = self.bridge.run_with_cache(self.clean_ids)
+        unedited = interp.run(self.model, self.corrupted, logits="answers").logits
+        assert unedited is not None
+        self.base = interp.logit_difference(unedited, self.corrupted).mean()
         self.layers, self.heads = self.network.config.n_layer, self.network.config.n_head
 
     def ours(self) -> Tensor:
         """``[layer, head]`` the logit difference with each head patched at all positions."""
-        source = interp.run(self.model, self.clean, read=[At(Site.Z)], logits="last")
-        variants = [[interp.patch(at, source)] for at in self._places()]
-        swept = interp.sweep(self.model, self.corrupted, variants, interp.logit_difference)
-        return swept.values.mean(1).view(self.layers, self.heads)
+        found = interp.attribute(self.model, self.corrupted, "patch", source=self.clean)
+        return torch.from_numpy(found.values).float() + self.base
 
     def ours_by_position(self) -> Tensor:
         """``[layer, pos, head]`` the same with one position patched at a time."""
-        source = interp.run(self.model, self.clean, read=[At(Site.Z)], logits="last")
-        variants: list[list[Edit]] = [
-            [interp.patch(At(Site.Z, at.layer, at.heads, pos=column), source[at][:, column : column + 1])]
-            for at in self._places()
-            for column in range(LENGTH)
-        ]
-        swept = interp.sweep(self.model, self.corrupted, variants, interp.logit_difference)
-        return swept.values.mean(1).view(self.layers, self.heads, LENGTH).transpose(1, 2)
+        found = interp.attribute(self.model, self.corrupted, "patch", source=self.clean, by="position")
+        return torch.from_numpy(found.values).float().transpose(1, 2) + self.base
 
     def theirs(self) -> Tensor:
         """What :meth:`ours` gives, by transformer-lens."""
@@ -95,9 +88,6 @@ class Sweeps:
 
     def _metric(self, logits: Tensor) -> Tensor:
         return (logits[:, -1, ANSWERS[0]] - logits[:, -1, ANSWERS[1]]).mean()
-
-    def _places(self) -> list[At]:
-        return [At(Site.Z, layer, (head,)) for layer in range(self.layers) for head in range(self.heads)]
 
 
 def timed(action: Callable[[], Tensor]) -> tuple[float, Tensor]:

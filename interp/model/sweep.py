@@ -109,9 +109,8 @@ def sweep(
         raise BadInput(f"sweep: batch_size={batch_size}; expected at least 1.")
     if not variants:
         raise BadInput("sweep: no variant was given; give one list of edits for each.")
-    return _Sweep(
-        model, batch, metric, logits_for(metric, model) if logits is None else logits, batch_size, progress
-    ).of(variants)
+    columns = logits_for(metric, model) if logits is None else logits
+    return _Sweep(model, batch, metric, columns, batch_size, progress).of(variants)
 
 
 @dataclass(frozen=True, eq=False)
@@ -333,7 +332,7 @@ class _Part:
         half = len(chunk) // 2
         self.batch_size = half * len(self.batch)
         self.notes.append(f"Memory did not suffice: the sweep went on with {self.batch_size} prompts per forward.")
-        accelerator = getattr(torch, self.model.device.type, None)
+        accelerator: Any = getattr(torch, self.model.device.type, None)
         if hasattr(accelerator, "empty_cache"):
             accelerator.empty_cache()
         return [*self._forward(chunk[:half]), *self._forward(chunk[half:])]

@@ -8,6 +8,9 @@ from .heatmap import grid_heatmap as grid_heatmap
 from .heatmap import head_heatmap as head_heatmap
 from .inline import inline_heatmap as inline_heatmap
 from .inline import inline_table as inline_table
+from .orders import greedy_figure as greedy_figure
+from .orders import pruning_figure as pruning_figure
+from .orders import weakening_figure as weakening_figure
 from .page import Figure as Figure
 from .page import KeyFigure as KeyFigure
 from .page import Page as Page
@@ -15,4 +18,7 @@ from .page import Section as Section
 from .page import render as render
 from .page import write as write
 from .pattern import attention_pattern as attention_pattern
+from .timeline import active_figure as active_figure
+from .timeline import cohort_figure as cohort_figure
+from .timeline import retention_figure as retention_figure
 from .tokens import token_strip as token_strip

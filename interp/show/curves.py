@@ -22,12 +22,16 @@ _LEGEND = {"orientation": "h", "x": 0, "xanchor": "left", "yanchor": "bottom"}
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """One curve: ``y`` at each ``x`` of the chart, with an optional band from ``low`` to ``high``."""
+    """One curve: ``y`` at each ``x`` of the chart, with an optional band from ``low`` to ``high``.
+
+    ``colour`` is ``#rrggbb``; the next one of the palette by default.
+    """
 
     name: str
     y: Numbers
     low: Numbers | None = None
     high: Numbers | None = None
+    colour: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,8 +140,9 @@ def emergence(
 
 
 def _colours(panels: Sequence[Panel]) -> dict[str, str]:
-    names = list(dict.fromkeys(line.name for panel in panels for line in panel.lines))
-    return {name: PALETTE[place % len(PALETTE)] for place, name in enumerate(names)}
+    own = {line.name: line.colour for panel in panels for line in panel.lines if line.colour}
+    names = list(dict.fromkeys(line.name for panel in panels for line in panel.lines if line.name not in own))
+    return {name: PALETTE[place % len(PALETTE)] for place, name in enumerate(names)} | own
 
 
 def _traces(x: np.ndarray, line: Line, colour: str) -> list[Any]:
@@ -162,6 +167,7 @@ def _traces(x: np.ndarray, line: Line, colour: str) -> list[Any]:
     band = go.Scatter(
         x=np.concatenate([x, x[::-1]]),
         y=np.concatenate([np.asarray(line.high, dtype=float), np.asarray(line.low, dtype=float)[::-1]]),
+        mode="lines",
         fill="toself",
         fillcolor=f"rgba({channels}, 0.18)",
         line={"width": 0},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ def variants_of(case: Case, stack: Stack, batch: interp.Batch) -> list[list[Edit
 
 @families
 @pytest.mark.parametrize("read", ["all", "last"])
-def test_a_sweep_is_the_loop_it_stands_for(case_of: Callable[[str], Case], name: str, read: str) -> None:
+def test_a_sweep_is_the_loop_it_stands_for(case_of: Callable[[str], Case], name: str, read: Any) -> None:
     case = case_of(name)
     if read == "last" and output_embeddings(case.model) is None:
         with pytest.raises(interp.BadInput, match="no unembedding"):
