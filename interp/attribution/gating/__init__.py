@@ -1,0 +1,1 @@
+"""Causal head gating: one learned factor per head, and what the factors say about the heads."""
