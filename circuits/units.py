@@ -83,7 +83,7 @@ class UnitStore:
         """
         from safetensors.numpy import save
 
-        kept = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        kept = {name: np.asarray(array, order="C") for name, array in arrays.items()}  # 0-d stays 0-d
         about = {"unit": _described(unit), "content": _content(kept)}
         write_whole(self.folder / unit.file_name, save(kept, metadata=about))
 

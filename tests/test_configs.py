@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import yaml
@@ -43,6 +45,32 @@ def test_a_kind_of_experiment_has_its_class_its_function_and_a_config(kind: str)
     assert callable(record.load_run())
     assert record.load_config_class().model_fields["experiment"].annotation.__args__ == (kind,)
     assert any(load_config(name).config.experiment == kind for name in NAMES)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "says"),
+    [
+        ("attribute-induction", ["methods=[zero, mena]"], "Unknown attribution method 'mena'. Did you mean 'mean'"),
+        ("attribute-induction", ["methods=[zero, zero]"], "methods: zero stands there twice"),
+        ("attribute-induction", ["methods=[]"], "methods: .*at least 1 item"),
+        ("attribute-induction", ["ablation=noise"], "Unknown ablation 'noise'"),
+        ("attribute-induction", ["reassignment=20"], "Unknown key 'reassignment'. Did you mean 'reassignments'"),
+        ("chg-induction", ["lam=0"], "lam: input should be greater than 0"),
+        ("chg-induction", ["schedule=papers"], "Unknown value 'papers'. Did you mean 'paper'"),
+        ("chg-induction", ["updates=1.5"], "updates: expected a whole number, got 1.5"),
+        ("chg-contrastive", ["contrasts=[[once, once]]"], "'once' cannot be kept and lost at once"),
+        ("chg-contrastive", ["contrasts=[[once, thrice]]"], "Unknown value 'thrice'"),
+        ("chg-contrastive", ["contrasts=[[once]]"], "contrasts"),
+        ("pruning-curve", ["keep=1.5"], "keep: input should be less than 1"),
+        ("pruning-curve", ["recompute=1"], "recompute: expected true or false, got 1"),
+        ("compare-checkpoints", ["method=ablation"], "Unknown attribution method 'ablation'"),
+        ("compare-checkpoints", ["threshold=0"], "threshold: input should be greater than 0"),
+        ("compare-checkpoints", ["factors=0.5"], "factors: expected a list"),
+    ],
+)
+def test_a_wrong_setting_of_a_head_experiment_is_refused(name: str, overrides: list[str], says: str) -> None:
+    with pytest.raises(BadInput, match=says.replace("[", r"\[").replace("(", r"\(")):
+        load_config(name, overrides)
 
 
 @pytest.mark.parametrize(
@@ -126,9 +154,27 @@ def test_a_file_of_ones_own_is_a_named_experiment(tmp_path: Path) -> None:
         load_config(tmp_path / "yours.yaml")
 
 
+COPYING = ("n_prompts=8", "segment=6", "batch_size=4")
+FITTING = ("n_prompts=8", "segment=5", "batch_size=4", "fits=2", "updates=4", "keep_every=2")
+SMALLEST: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "induction": ("n_prompts=4", "segment=8", "draws=2", "top_k=1", "shown=1", "emergence=false"),
+        "attribution": (*COPYING, "draws=2", "reassignments=20", "steps=2", "permutations=4"),
+        "gating": FITTING,
+        "contrast": (*FITTING, "draws=2", "contrasts=[[once, twice]]"),
+        "pruning": (*COPYING, "rankings=[gradient]", "draws=2", "cuts=2", "recompute=false"),
+        "checkpoints": (*COPYING, "draws=2", "factors=[0.0]", "first=700", "second=1000"),
+    }
+)
+
+
+def test_every_kind_has_smallest_settings() -> None:
+    assert SMALLEST.keys() == EXPERIMENTS.keys()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_config_runs_on_the_smallest_settings(name: str, tmp_path: Path) -> None:
-    small = ["n_prompts=4", "segment=8", "draws=2", "top_k=1", "shown=1", "emergence=false"]
+    small = SMALLEST[load_config(name).config.experiment]
     result = CliRunner().invoke(app, ["run", name, *small, "--out", str(tmp_path / "run"), "--json"])
     assert result.exit_code == 0, result.output
     assert (tmp_path / "run" / "report.html").stat().st_size < 8e6

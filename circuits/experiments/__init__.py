@@ -41,6 +41,11 @@ class Experiment:
         return _load(self.run)
 
 
+WRITES = (
+    "report.html, heads.parquet (heads.csv without pyarrow), figures/*.json, config.yaml, manifest.json, summary.json, "
+    "and units/ from which a stopped run goes on."
+)
+
 EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
     {
         "induction": Experiment(
@@ -57,12 +62,72 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
                 "Any decoder of the Hugging Face library whose attention patterns can be read. With patterns that "
                 "can be read and not edited, the part with patterns held still is left out and the report says so."
             ),
-            writes=(
-                "report.html, heads.parquet (heads.csv without pyarrow), figures/*.json, config.yaml, "
-                "manifest.json, summary.json, and units/ from which a stopped run goes on."
-            ),
+            writes=WRITES,
             config="circuits.experiments.induction.config:InductionConfig",
             run="circuits.experiments.induction.run:run",
+        ),
+        "attribution": Experiment(
+            summary="Which heads matter for copying, by every method of attribution, and how far the methods agree.",
+            measures=(
+                "On pairs of prompts that only copying tells apart: what each method says of every head, with its "
+                "interval; which heads are claimed to matter, beyond reassigned answers and matched random heads; the "
+                "rank agreement of the methods; and what the top heads of each method, chosen on one half of the "
+                "prompts, do together on the other half, against random heads of the same layers."
+            ),
+            needs="Any causal language model of the Hugging Face library.",
+            writes=WRITES,
+            config="circuits.experiments.attribution.config:AttributionConfig",
+            run="circuits.experiments.attribution.run:run",
+        ),
+        "gating": Experiment(
+            summary="Which heads copying needs, by causal head gating, held against exact ablation.",
+            measures=(
+                "On random tokens said twice: three fits of one gate per head, from several starts; facilitation, "
+                "irrelevance and interference of every head with their intervals over seeds; losses, gates and their "
+                "entropy along the fits; the roles of the heads; the exact effect of setting each head to zero on "
+                "other prompts, with signs and ranks compared; and heads taken away one after the other."
+            ),
+            needs="Any causal language model of the Hugging Face library.",
+            writes=WRITES,
+            config="circuits.experiments.gating.config:GatingConfig",
+            run="circuits.experiments.gating.run:run",
+        ),
+        "contrast": Experiment(
+            summary="Which heads to close so that one format of the same items is lost and another is kept.",
+            measures=(
+                "On items of random tokens in several formats: contrastive gates that keep one format and lose "
+                "another; the closed heads set to zero on other items, in both formats, against random heads "
+                "of the same layers."
+            ),
+            needs="Any causal language model of the Hugging Face library.",
+            writes=WRITES,
+            config="circuits.experiments.contrast.config:ContrastConfig",
+            run="circuits.experiments.contrast.run:run",
+        ),
+        "checkpoints": Experiment(
+            summary="Which heads a training made and lost, when, and whether the model uses them.",
+            measures=(
+                "On pairs of prompts that only copying tells apart: what every head does at every checkpoint; which "
+                "heads are active since when, and how long they stay; the heads gained and lost between two "
+                "checkpoints; and what scaling and ablating those does, against random heads of the same layers."
+            ),
+            needs="A zoo model with checkpoints, or a folder with checkpoints named step-N or checkpoint-N in it.",
+            writes=WRITES,
+            config="circuits.experiments.checkpoint_comparison.config:CheckpointConfig",
+            run="circuits.experiments.checkpoint_comparison.run:run",
+        ),
+        "pruning": Experiment(
+            summary="How long the model still copies as heads go, in the order of several rankings.",
+            measures=(
+                "On pairs of prompts that only copying tells apart: the logit difference as ever more heads are taken "
+                "away, in the order of each ranking and of one that is made anew after every cut, against random "
+                "orders; the area under each curve; and how few heads are enough. Heads are ranked on one half of the "
+                "prompts and taken away on the other."
+            ),
+            needs="Any causal language model of the Hugging Face library.",
+            writes=WRITES,
+            config="circuits.experiments.pruning.config:PruningConfig",
+            run="circuits.experiments.pruning.run:run",
         ),
     }
 )

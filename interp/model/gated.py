@@ -24,21 +24,13 @@ from torch.utils.checkpoint import checkpoint
 from interp.errors import EditDidNotFire, RunFailed, Unsupported
 from interp.model.handle import Model
 from interp.model.inputs import output_embeddings, takes
-from interp.model.scopes import evaluating, removing
+from interp.model.scopes import Reached, evaluating, removing, replaced_forward
 from interp.model.stacks import Layer
 
 _ASSUMED = 4 * 2**30  # bytes, where the system does not say what is free
 
 
 Forms = Mapping[int, int | None]
-
-
-class _Reached(Exception):
-    """The input of an output projection, on the way out of the block."""
-
-    def __init__(self, z: Tensor) -> None:
-        super().__init__()
-        self.z = z
 
 
 class GatedModel:
@@ -126,7 +118,7 @@ class GatedModel:
             assert self._gates is not None
             hidden, put = _first_tensor(args, kwargs)
             if self._stop_at == layer.index:
-                raise _Reached(hidden)
+                raise Reached(hidden)
             self._fired[layer.index] = self._fired.get(layer.index, 0) + 1
             masks = self._gates.shape[0]
             z = hidden.reshape(masks, -1, layer.n_heads, layer.d_head)
@@ -222,7 +214,7 @@ class GatedModel:
         self._stop_at = layer.index
         try:
             forward(*args, **kwargs)
-        except _Reached as reached:
+        except Reached as reached:
             return reached.z
         finally:
             self._stop_at = None
@@ -290,20 +282,6 @@ def frozen(hf: nn.Module) -> Iterator[None]:
     finally:
         for parameter in asking:
             parameter.requires_grad_(True)
-
-
-@contextmanager
-def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """``module`` runs ``forward`` inside; afterwards its own, as found."""
-    own = module.__dict__.get("forward")
-    module.__dict__["forward"] = forward
-    try:
-        yield
-    finally:
-        if own is None:
-            del module.__dict__["forward"]
-        else:
-            module.__dict__["forward"] = own
 
 
 def _first_tensor(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Callable[[Tensor], Any]]:

@@ -8,8 +8,8 @@ embeddings, the final norm and the unembedding stay the model's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from interp.model.recording import (
     tiled,
     with_first,
 )
-from interp.model.scopes import evaluating, removing
+from interp.model.scopes import Reached, evaluating, removing, replaced_forward
 from interp.model.stacks import Layer
 from interp.model.unembedding import unembedding
 
@@ -76,35 +76,20 @@ def replay(model: Model, recording: Recording, suffix: Suffix) -> Tensor | None:
                 needed = (
                     number + 1 == suffix.start or place.stack != model.default_stack or _ends_stack(recording, number)
                 )
-                guard.enter_context(forward_of(block, _given(recording, place, suffix, size, needed)))
+                guard.enter_context(replaced_forward(block, _given(recording, place, suffix, size, needed)))
             elif (last and suffix.narrow) or (number == suffix.start and suffix.from_z and suffix.changed is not None):
                 held = number == suffix.start and suffix.from_z
                 run = _Narrowed(model, recording, place, suffix, held, reading=last and suffix.narrow)
-                guard.enter_context(forward_of(block, run))
+                guard.enter_context(replaced_forward(block, run))
             elif number == suffix.start and suffix.from_z:
                 layer = attention_at(model, place)
                 assert layer is not None, place
-                guard.enter_context(forward_of(layer.attention, _projecting(recording, place, layer, suffix)))
+                guard.enter_context(replaced_forward(layer.attention, _projecting(recording, place, layer, suffix)))
         output = model.hf(**inputs)
     return next((found for name in _LOGITS if isinstance(found := getattr(output, name, None), Tensor)), None)
 
 
 _LOGITS = ("logits", "logits_per_image")
-
-
-@contextmanager
-def forward_of(module: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
-    """``module.forward`` is ``function`` inside the block; hooks on the module stay in force."""
-    missing = object()
-    before = module.__dict__.get("forward", missing)
-    module.forward = function  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        if before is missing:
-            del module.__dict__["forward"]
-        else:
-            module.__dict__["forward"] = before
 
 
 def _ends_stack(recording: Recording, number: int) -> bool:
@@ -181,14 +166,6 @@ def _projecting(recording: Recording, place: BlockId, layer: Layer, suffix: Suff
     return forward
 
 
-class _Reached(Exception):
-    """z has reached the output projection, edited; the rest of the block runs on chosen columns."""
-
-    def __init__(self, z: Tensor) -> None:
-        super().__init__()
-        self.z = z
-
-
 class _Narrowed:
     """The forward of a block that goes on, after its attention, with some columns alone.
 
@@ -219,7 +196,7 @@ class _Narrowed:
         def attend(*_: Any, **__: Any) -> Any:
             return with_first(rest, self.layer.out.forward(chosen))  # not the call: z has been edited already
 
-        with forward_of(self.layer.attention, attend):
+        with replaced_forward(self.layer.attention, attend):
             output = self.own(hidden[rows, columns], *args, **kwargs)
         first = first_of(output)
         # where only read columns go on, nobody looks at the others; elsewhere they give what they gave
@@ -232,7 +209,7 @@ class _Narrowed:
         """z after the edits: what reaches the output projection."""
 
         def stop(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            raise _Reached(inputs[0])
+            raise Reached(inputs[0])
 
         with ExitStack() as guard:
             guard.enter_context(removing(self.layer.out.register_forward_pre_hook(stop)))
@@ -245,7 +222,7 @@ class _Narrowed:
                 run = lambda: self.own(hidden, *args, **kwargs)  # noqa: E731
             try:
                 run()
-            except _Reached as reached:
+            except Reached as reached:
                 return reached.z
         raise RunFailed(f"Block {self.place.number} of stack {self.place.stack!r} never reached its output projection.")
 

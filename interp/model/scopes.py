@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from interp.errors import Unsupported
 from interp.model.attention import BASES, AttentionTap, WatchBypass, register
@@ -104,3 +104,26 @@ def evaluating(hf: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """``module`` runs ``forward`` inside, with its hooks in force; afterwards its own, as found."""
+    missing = object()
+    own = module.__dict__.get("forward", missing)
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        if own is missing:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = own
+
+
+class Reached(Exception):
+    """The input of an output projection, on the way out of a block that is left half way."""
+
+    def __init__(self, z: Tensor) -> None:
+        super().__init__()
+        self.z = z

@@ -13,7 +13,7 @@ from torch import Tensor
 import interp
 from circuits.experiments.induction.answers import Answers, joined, measure, second_copy_columns
 from circuits.experiments.induction.job import Job
-from circuits.experiments.induction.prompts import Repeated
+from circuits.experiments.repeated import Repeated
 from circuits.units import Arrays, fingerprint_of
 from interp.address import At, Head, Site
 from interp.edits import Edit

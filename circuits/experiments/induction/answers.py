@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.experiments.induction.prompts import Repeated
+from circuits.experiments.repeated import Repeated
 from circuits.units import fingerprint_of
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from circuits.experiments.induction.findings import Findings, Group, heads_above, named
+from circuits.experiments.induction.findings import Findings, Group, heads_above
 from circuits.experiments.induction.grouping import BY_EFFECT, INDUCTION_HEADS, PREVIOUS_HEADS, SHARING_HEADS
+from circuits.experiments.wording import between, named, short
 from interp.address import Head
 from interp.numerals import numeral
-from interp.stats import Interval
 from interp.stats.nulls import FEWEST_SETS
 
 QUESTION = (
@@ -56,7 +56,7 @@ def _who(findings: Findings) -> str:
         head, offset, share = beside[0]
         who = (
             f"no head has an induction score of {findings.threshold:g}, but {head} looks {offset} tokens after the "
-            f"earlier copy with {_short(share)} of its attention (induction shifted, not its absence)"
+            f"earlier copy with {short(share)} of its attention (induction shifted, not its absence)"
         )
     else:
         who = f"there is no induction head ({_highest(findings, 'induction')})"
@@ -77,8 +77,8 @@ def _copying(findings: Findings) -> str:
     first, second = (findings.interval(part) for part in (findings.losses.first, findings.losses.second))
     word = "is foreseen" if foresees(findings) else "is hardly foreseen"
     return (
-        f"the second copy of random tokens {word} (loss {_short(second.mean)} {_between(second)} nats, "
-        f"{_short(first.mean)} on the first)"
+        f"the second copy of random tokens {word} (loss {short(second.mean)} {between(second)} nats, "
+        f"{short(first.mean)} on the first)"
     )
 
 
@@ -97,7 +97,7 @@ def _rise(findings: Findings, group: Group) -> str:
     chosen = " (the largest effects on other prompts)" if group.name == BY_EFFECT else ""
     text = (
         f"With the {output} of {named(group.heads)}{chosen} {method[findings.ablation]}, that loss rises by "
-        f"{_short(group.effect.mean)} {_between(group.effect)} nats"
+        f"{short(group.effect.mean)} {between(group.effect)} nats"
     )
     null = group.null
     if not null.n:
@@ -105,7 +105,7 @@ def _rise(findings: Findings, group: Group) -> str:
     kind = "other" if group.matched.exhaustive else "random"
     sets = f"the {null.n} {kind} sets of as many heads per layer" if null.n > 1 else "the one other head set like it"
     shared = ", some sharing a head with it" if group.matched.overlap else ""
-    against = f"{text}, against {_short(null.null_mean)} on average over {sets}{shared}"
+    against = f"{text}, against {short(null.null_mean)} on average over {sets}{shared}"
     if group.adjusted is None:
         return f"{against} (too few for a p-value)"
     verdict = "" if group.stands_out() else ", so it is not told apart from random heads"
@@ -118,7 +118,7 @@ def _through_patterns(findings: Findings) -> list[str]:
     if group is None or group.held is None or group.effect.low <= 0 or group.held.mean > THROUGH * group.effect.mean:
         return []
     return [
-        f"Without {named(group.heads)} it rises by {_short(group.effect.mean)}, and by {_short(group.held.mean)} with "
+        f"Without {named(group.heads)} it rises by {short(group.effect.mean)}, and by {short(group.held.mean)} with "
         "every attention pattern held still: the work is done through where later heads look."
     ]
 
@@ -154,7 +154,7 @@ def _redundancy(findings: Findings) -> list[str]:
     if group.effect.low > 0 and alone < 0.5 * group.effect.mean:
         return [
             f"The {len(group.heads)} induction heads stand in for each other: together they cost "
-            f"{_short(group.effect.mean)} nats, the costliest alone {_short(alone)}."
+            f"{short(group.effect.mean)} nats, the costliest alone {short(alone)}."
         ]
     return []
 
@@ -172,15 +172,15 @@ def _method(findings: Findings) -> list[str]:
 def _doing(pairs: list[tuple[Head, float]], verb: str, most: int = 3) -> str:
     """``L1.H0 (0.93) completes`` or ``9 heads (L3.H6 0.73, ... and 6 more) look``."""
     if len(pairs) == 1:
-        return f"{pairs[0][0]} ({_short(pairs[0][1])}) {verb}s"
+        return f"{pairs[0][0]} ({short(pairs[0][1])}) {verb}s"
     if len(pairs) <= most:
-        *before, last = [f"{head} ({_short(score)})" for head, score in pairs]
+        *before, last = [f"{head} ({short(score)})" for head, score in pairs]
         return f"{', '.join(before)} and {last} {verb}"
     return f"{len(pairs)} heads ({_scored(pairs)}) {verb}"
 
 
 def _scored(pairs: list[tuple[Head, float]], most: int = 4) -> str:
-    text = ", ".join(f"{head} {_short(score)}" for head, score in pairs[:most])
+    text = ", ".join(f"{head} {short(score)}" for head, score in pairs[:most])
     return text if len(pairs) <= most else f"{text} and {len(pairs) - most} more"
 
 
@@ -190,13 +190,4 @@ def _highest(findings: Findings, score: str) -> str:
     found = heads_above(findings.scores[score].values, -np.inf)
     if not found:
         return f"no {score} score is defined"
-    return f"highest score {_short(found[0][1])}, {found[0][0]}"
-
-
-def _short(value: float) -> str:
-    """Two decimals, whatever the size: the table holds the rest."""
-    return numeral(round(value, 2) + 0.0, 2)
-
-
-def _between(interval: Interval) -> str:
-    return "" if not np.isfinite(interval.low) else f"[{_short(interval.low)}, {_short(interval.high)}]"
+    return f"highest score {short(found[0][1])}, {found[0][0]}"

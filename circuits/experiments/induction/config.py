@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, PositiveInt
 
 from circuits.config import ExperimentConfig
-from circuits.methods import METHODS
+from circuits.methods import REPLACEMENTS
 from interp.names import lookup
 
 NEEDED = ("previous_token", "duplicate_token", "induction", "prefix_matching", "copying")
@@ -23,7 +23,7 @@ def known_score(name: str) -> str:
 
 def known_method(name: str) -> str:
     """``name``, if it is something that can be put in place of a head's output; near matches otherwise."""
-    lookup(name, METHODS, "ablation")
+    lookup(name, REPLACEMENTS, "ablation")
     return name
 
 

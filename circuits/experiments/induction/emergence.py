@@ -3,40 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from pathlib import Path
 
 import numpy as np
 
 import interp
+from circuits.experiments.checkpoints import checkpoints_of
 from circuits.experiments.induction.findings import Emergence
 from circuits.experiments.induction.job import Job
 from circuits.experiments.induction.reading import losses_of
 from circuits.experiments.induction.scoring import scores_of
 from circuits.manifest import files_fingerprint
 from circuits.progress import Silent
-from interp import zoo
 
 SCORES = ("previous_token", "induction")
-_NAMED_BY_STEP = re.compile(r"(?:step|checkpoint)[-_]?0*(\d+)")
-
-
-def checkpoints_of(model: str) -> list[tuple[int, Path]]:
-    """(training step, folder) of each checkpoint of a model, first to last; empty where it has none.
-
-    Args:
-        model: a zoo name; or a folder, whose checkpoints are folders ``step-N`` or ``checkpoint-N`` in it or in
-            ``checkpoints/`` inside it. A hub id has none.
-    """
-    if model in zoo.ZOO:
-        return [(step, path) for step, path in zoo.checkpoints(model)]
-    folder = Path(model).expanduser()
-    found = [
-        (int(named.group(1)), place)
-        for place in [*folder.glob("*/"), *folder.glob("checkpoints/*/")]
-        if (named := _NAMED_BY_STEP.fullmatch(place.name)) and (place / "config.json").is_file()
-    ]
-    return sorted(found)
 
 
 def emergence(job: Job) -> Emergence | None:

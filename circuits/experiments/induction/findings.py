@@ -12,6 +12,7 @@ from circuits.experiments.induction.job import head_grid
 from circuits.experiments.induction.natural import Natural
 from circuits.experiments.induction.offsets import BESIDE, OFFSETS
 from circuits.experiments.induction.reading import Losses
+from circuits.experiments.wording import named
 from circuits.units import Arrays
 from interp.address import Head
 from interp.results import HeadScores
@@ -265,9 +266,3 @@ def adjusted_for_each_other(groups: Sequence[Group]) -> list[Group]:
         replace(group, adjusted=None if np.isnan(value) else float(value))
         for group, value in zip(groups, adjusted, strict=True)
     ]
-
-
-def named(heads: Sequence[Head], most: int = 8) -> str:
-    """Heads as text, the first ``most`` of them."""
-    text = ", ".join(str(head) for head in heads[:most])
-    return text if len(heads) <= most else f"{text} + {len(heads) - most}"

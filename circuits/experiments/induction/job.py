@@ -11,7 +11,7 @@ import torch
 
 import interp
 from circuits.experiments.induction.config import InductionConfig
-from circuits.experiments.induction.prompts import Repeated
+from circuits.experiments.repeated import Repeated
 from circuits.progress import Progress
 from circuits.units import Arrays, Unit, UnitStore, fingerprint_of
 from interp.address import Head

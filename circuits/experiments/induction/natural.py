@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from circuits.experiments.induction.job import Job
-from circuits.experiments.induction.prompts import Repeated, natural_prompts
+from circuits.experiments.induction.prompts import natural_prompts
 from circuits.experiments.induction.reading import Losses, losses_of, tokens_of
 from circuits.experiments.induction.scoring import of_the_prompts, scores_of
+from circuits.experiments.repeated import Repeated
 from circuits.progress import Silent
 from interp.results import HeadScores
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 import interp
 from circuits.experiments.induction.job import Job, head_grid
-from circuits.experiments.induction.prompts import Repeated
+from circuits.experiments.repeated import Repeated
 from interp.address import At, Head, Site
 
 OFFSETS = (-2, -1, 0, 1, 2, 3, 4)

@@ -9,7 +9,7 @@ import numpy as np
 
 import interp
 from circuits.experiments.induction.job import Job
-from circuits.experiments.induction.prompts import Repeated
+from circuits.experiments.repeated import Repeated
 from circuits.units import Arrays
 from interp.address import At, Head, Site
 from interp.metrics import token_losses

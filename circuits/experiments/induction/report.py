@@ -9,9 +9,10 @@ import numpy as np
 
 from circuits.experiments.induction import figures as draw
 from circuits.experiments.induction.conclusion import QUESTION, Conclusion
-from circuits.experiments.induction.findings import Findings, Group, named
+from circuits.experiments.induction.findings import Findings, Group
 from circuits.experiments.induction.job import Job
 from circuits.experiments.induction.reading import attention_of, tokens_of
+from circuits.experiments.wording import named
 from interp.address import Head
 from interp.numerals import numeral, span
 from interp.show import Figure, KeyFigure, Page, Section, attention_pattern, token_strip

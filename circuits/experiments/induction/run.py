@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-import interp
 from circuits.experiments.induction.ablation import Replacement, unedited, without_each_head
 from circuits.experiments.induction.answers import assign_answers
 from circuits.experiments.induction.conclusion import conclude
@@ -18,15 +15,13 @@ from circuits.experiments.induction.grouping import choose, judge
 from circuits.experiments.induction.job import Job
 from circuits.experiments.induction.natural import natural
 from circuits.experiments.induction.offsets import offset_profile
-from circuits.experiments.induction.prompts import Repeated, random_prompts
 from circuits.experiments.induction.reading import losses_of
 from circuits.experiments.induction.report import report
 from circuits.experiments.induction.scoring import measurable, scores_of
-from circuits.manifest import describe_model
+from circuits.experiments.opening import open_model, refuse_unless_causal
+from circuits.experiments.repeated import Repeated, random_prompts
 from circuits.outcome import Outcome, Workplace
 from circuits.units import Arrays
-from interp.address import At, Site
-from interp.errors import BadInput
 from interp.stats.nulls import FEWEST_SETS
 
 if TYPE_CHECKING:
@@ -49,25 +44,20 @@ def run(config: InductionConfig, place: Workplace) -> Outcome:
         BadInput: prompts longer than the context, a vocabulary too small, attention that cannot be read.
         RunFailed: NaN or infinity on the way.
     """
-    if config.device is not None:
-        refuse_missing_device(config.device)
-    with place.progress.stage("Load the model", 1) as done:
-        options = {name: value for name in ("device", "dtype") if (value := getattr(config, name)) is not None}
-        model = interp.load(config.model, **options)
-        about = describe_model(model, config.model)
-        done()
+    opened = open_model(config, place)
+    model = opened.model
     half = config.n_prompts // 2
     job = Job(
         model=model,
         config=config,
         units=place.units,
         progress=place.progress,
-        fingerprint=f"{about['weights']['sha256']} {about['dtype']} {about['attention']}",
+        fingerprint=opened.fingerprint,
         selection=_prompts(model, config, "selection", half),
         evaluation=_prompts(model, config, "evaluation", config.n_prompts - half),
         reference=_prompts(model, config, "reference", max(half, FEWEST_REFERENCES)),
     )
-    refuse_unless_causal(job)
+    refuse_unless_causal(model, job.batch(job.evaluation.select(slice(0, 1))))
     findings = find(job)
     conclusion = conclude(findings)
     page, figures = report(job, findings, conclusion)
@@ -77,38 +67,10 @@ def run(config: InductionConfig, place: Workplace) -> Outcome:
         top=findings.wide().drop(columns="duplicate", errors="ignore").head(10),  # what fits a terminal
         page=page,
         figures=figures,
-        model=about,
+        model=opened.about,
         notes=[conclusion.doubt, *findings.notes],
         facts=facts(findings),
     )
-
-
-def refuse_missing_device(name: str) -> None:
-    """Refuses a device that this machine, or this build of torch, does not have."""
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise BadInput(
-            f"device={name}: torch cannot use it here ({reason}). Leave it out, or give device=cpu."
-        ) from error
-
-
-def refuse_unless_causal(job: Job) -> None:
-    """Refuses a model whose tokens see later ones: there "the second copy is foreseen" means nothing.
-
-    Raises:
-        BadInput: attention to later tokens.
-        Unsupported: patterns that cannot be read.
-    """
-    first = next(layer for layer, width in enumerate(job.widths) if width)
-    at = At(Site.PATTERN, layer=first)
-    pattern = interp.run(job.model, job.batch(job.evaluation.select(slice(0, 1))), read=[at], logits="last")[at]
-    if bool(pattern.triu(1).any()):
-        raise BadInput(
-            f"{type(job.model.hf).__name__} attends to later tokens; the induction experiment needs a decoder that "
-            "predicts the next token. Give a causal language model."
-        )
 
 
 def find(job: Job) -> Findings:

@@ -8,7 +8,7 @@ import numpy as np
 
 import interp
 from circuits.experiments.induction.job import Job
-from circuits.experiments.induction.prompts import Repeated
+from circuits.experiments.repeated import Repeated
 from circuits.units import Arrays
 from interp.errors import BadInput, Unsupported
 from interp.results import HeadScores

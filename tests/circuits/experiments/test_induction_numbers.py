@@ -22,9 +22,10 @@ from circuits.experiments.induction.ablation import (
 from circuits.experiments.induction.answers import Answers, assign_answers, measure, second_copy_columns
 from circuits.experiments.induction.job import Job, head_grid
 from circuits.experiments.induction.offsets import OFFSETS, offset_profile
-from circuits.experiments.induction.prompts import Repeated, natural_prompts, random_prompts
+from circuits.experiments.induction.prompts import natural_prompts
 from circuits.experiments.induction.reading import losses_of
-from circuits.experiments.induction.run import refuse_unless_causal
+from circuits.experiments.opening import refuse_unless_causal
+from circuits.experiments.repeated import Repeated, random_prompts
 from circuits.progress import Silent
 from circuits.units import UnitStore
 from interp import At, Head, Site
@@ -284,5 +285,6 @@ def test_a_model_that_sees_later_tokens_is_refused(tmp_path: Path) -> None:
         num_hidden_layers=1, num_attention_heads=2, hidden_size=16, intermediate_size=16, vocab_size=50,
         max_position_embeddings=40,
     )  # fmt: skip
-    with pytest.raises(BadInput, match="needs a decoder"):
-        refuse_unless_causal(job_of(transformers.BertForMaskedLM(config).eval(), tmp_path))
+    job = job_of(transformers.BertForMaskedLM(config).eval(), tmp_path)
+    with pytest.raises(BadInput, match="need a decoder"):
+        refuse_unless_causal(job.model, job.batch(job.evaluation))

@@ -81,7 +81,7 @@ def test_random_weights_get_no_head_and_no_claim(tmp_path: Path) -> None:
 
 
 def test_training_shows_when_the_heads_appear(tmp_path: Path) -> None:
-    from circuits.experiments.induction.emergence import checkpoints_of
+    from circuits.experiments.checkpoints import checkpoints_of
 
     assert checkpoints_of("induction")[0][0] == 0 and len(checkpoints_of("induction")) >= 5
     assert checkpoints_of("handmade") == [] == checkpoints_of("owner/name")
