@@ -232,3 +232,16 @@ def test_packed_images_are_refused(case_of: Callable[[str], Case]) -> None:
     case = case_of("qwen2_vl")
     with pytest.raises(interp.Unsupported, match="without a batch axis"):
         gradient(case.model, case.batch(), Request(stack="vision"))
+
+
+@pytest.mark.parametrize("method", ["gradient", "integrated_gradients", "attribution_patching", "direct"])
+def test_estimates_take_their_gradients_in_a_block_that_keeps_none(method: str) -> None:
+    model = tiny_gpt2()
+    batch = prompts(model, *IDS)
+    source = {"source": prompts(model, *IDS[1:], IDS[0])} if method == "attribution_patching" else {}
+    outside = interp.attribute(model, batch, method, **source)
+    with torch.no_grad():
+        inside = interp.attribute(model, batch, method, **source)
+    np.testing.assert_array_equal(inside.samples, outside.samples)
+    with torch.inference_mode(), pytest.raises(interp.BadInput, match="inference_mode"):
+        interp.attribute(model, batch, method, **source)

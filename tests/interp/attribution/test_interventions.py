@@ -569,3 +569,34 @@ def test_columns_before_the_first_difference_of_a_pair_are_left_alone(site: Site
             expected = interp.logit_difference(run.logits, batch) - interp.logit_difference(base.logits, batch)
             np.testing.assert_allclose(found.samples[:, layer, head], expected.numpy(), atol=2e-6)
     assert (where.samples[..., :5] == 0).all() and (where.samples[..., 5:] != 0).any()
+
+
+def test_an_edited_run_is_patched_in_from_its_first_column_on() -> None:
+    """Left of the first different token an edited source differs as well."""
+    tiny = TINY["llama"]()
+    model = interp.load(tiny.hf, check=False)
+    ids = tiny.inputs(3, 8)["input_ids"]
+    other = ids.clone()
+    other[:, 5:] = (other[:, 5:] + 7) % 80 + 5
+    batch, prompts = (interp.encode(model, each, answers=[(7, 9)] * 3) for each in (ids, other))
+    steer = interp.add(At(Site.RESID_PRE, layer=0, pos=1), torch.linspace(-3, 3, 32), axes="d_model")
+    source = interp.run(model, prompts, read=[At(Site.Z)], edits=[steer])
+    found = interp.attribute(model, batch, "patch", source=source)
+    base = difference(interp.run(model, batch))
+    for head in model.heads():
+        edited = interp.run(model, batch, edits=[interp.patch(At(Site.Z, head.layer, (head.index,)), source)])
+        expected = difference(edited) - base
+        np.testing.assert_allclose(found.samples[:, head.layer, head.index], expected.numpy(), atol=2e-6)
+    where = interp.attribute(model, batch, "patch", source=source, by="position")
+    assert (where.samples[..., 0] == 0).all() and (abs(where.samples[:, 0, :, 1]) > 1e-4).all()
+
+
+def test_norms_held_still_go_on_from_the_edited_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The licence of the plain model holds while the scales are held: no block below the edit runs again."""
+    model, batch = tiny("gpt2")
+    interp.attribute(model, batch, "zero", heads=["L1.H0"], freeze="norms")
+    block: Any = model.stack().blocks[0]
+    own, calls = block.forward, []
+    monkeypatch.setattr(block, "forward", lambda *args, **more: calls.append(1) or own(*args, **more))
+    interp.attribute(model, batch, "zero", heads=["L1.H0"], freeze="norms")
+    assert len(calls) == 2  # what the scales are read from, and the recording

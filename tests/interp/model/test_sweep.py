@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -151,27 +152,78 @@ def test_a_model_whose_blocks_depend_on_more_than_their_input_is_not_replayed() 
     model = gpt2()
     plain = prompts(model)
     left: dict[str, Tensor] = {}
-
-    def leave(module: Any, args: Any, output: Any) -> None:
-        left["here"] = output.mean() + left.get("here", 0.0) * 0.5
-
-    def take(module: Any, args: Any, output: Any) -> Any:
-        return output + left["here"]
-
     mlps: list[Any] = [block.mlp for block in model.stack().blocks]
-    handles = [mlps[0].register_forward_hook(leave), *(mlp.register_forward_hook(take) for mlp in mlps[1:])]
-    try:
-        variants = each_head(model)
-        swept = interp.sweep(model, plain.select([0]), variants, interp.logit_difference)
-        expected = one_by_one(model, plain.select([0]), variants)
-    finally:
-        for handle in handles:
-            handle.remove()
+    own = [mlp.forward for mlp in mlps]
+
+    def leave(hidden: Tensor) -> Tensor:
+        output = own[0](hidden)
+        left["here"] = output.mean() + left.get("here", 0.0) * 0.5
+        return output
+
+    mlps[0].forward = leave
+    for mlp, forward in zip(mlps[1:], own[1:], strict=True):
+        mlp.forward = lambda hidden, forward=forward: forward(hidden) + left["here"]
+    variants = each_head(model)
+    swept = interp.sweep(model, plain.select([0]), variants, interp.logit_difference)
+    expected = one_by_one(model, plain.select([0]), variants)
     licence = next(iter(model.licences.values()))
     assert not licence.replay
     if not licence.copies:
         torch.testing.assert_close(swept.values, expected, atol=1e-5, rtol=1e-5)
     assert swept.notes
+
+
+@pytest.mark.parametrize("tried", [True, False])
+@pytest.mark.parametrize("kind", ["steered", "scaled", "patched per prompt", "somebody's own hook"])
+def test_hooks_that_are_in_force_already_count_once(kind: str, tried: bool) -> None:
+    """A block that is left out gives what it gave under the hooks: they must not change it a second time."""
+    model = gpt2()
+    batch, variants = prompts(model), each_head(model)
+    if tried:  # while nothing was in force
+        interp.sweep(model, batch, variants, interp.logit_difference)
+    other = interp.encode(model, torch.randint(1, VOCABULARY, (3, 9), generator=torch.Generator().manual_seed(7)))
+    edits = {
+        "steered": interp.add(At(Site.RESID_POST, layer=0), torch.linspace(-3, 3, 32), axes="d_model"),
+        "scaled": interp.scale(At(Site.Z, layer=1), 2.0),
+        "patched per prompt": interp.patch(At(Site.RESID_POST, layer=0), other),
+    }
+    with ExitStack() as guard:
+        if kind in edits:
+            guard.enter_context(interp.edited(model, [edits[kind]], batch=batch))
+        else:
+            block: Any = model.stack().blocks[0]
+            guard.callback(block.mlp.register_forward_hook(lambda module, args, output: 2 * output).remove)
+        swept = interp.sweep(model, batch, variants, interp.logit_difference)
+        expected = one_by_one(model, batch, variants)
+        plain = interp.logit_difference(interp.run(model, batch, logits="answers").logits, batch)
+    torch.testing.assert_close(swept.values, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(swept.unedited, plain.expand(12, 3), atol=1e-5, rtol=1e-5)
+    assert swept.notes and "hooks are in force" in swept.notes[0]
+    assert not interp.sweep(model, batch, variants, interp.logit_difference).notes
+
+
+def test_in_half_precision_a_wrong_copy_is_told_from_rounding() -> None:
+    """The second prompt of a forward gets a fifth more of its MLP: much in half precision, and still no rounding."""
+    model = gpt2(dtype=torch.bfloat16)
+    head: Any = model.hf.lm_head
+    own = head.forward
+    head.forward = lambda hidden: own(hidden) * (1 + 0.2 * torch.arange(len(hidden)).view(-1, 1, 1))
+    batch = prompts(model)
+    assert not licence_of(model, batch, batch.read_at[:, None]).copies
+
+
+def test_a_metric_of_true_and_false_or_of_whole_numbers_is_a_metric() -> None:
+    model = gpt2()
+    batch = prompts(model)
+
+    def right(logits: Tensor, batch: Batch) -> Tensor:
+        assert batch.answers is not None
+        return logits[:, -1].argmax(-1) == batch.answers[:, 0]
+
+    swept = interp.sweep(model, batch, each_head(model), right)
+    assert swept.effects.dtype == torch.float32
+    accuracies = interp.sweep(model, batch, each_head(model), interp.accuracy)
+    torch.testing.assert_close(swept.values, accuracies.values)
 
 
 def test_grouped_queries_and_a_sliding_window() -> None:

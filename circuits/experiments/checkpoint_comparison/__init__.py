@@ -1,0 +1,1 @@
+"""Heads gained and lost between the checkpoints of a training, and whether they matter."""

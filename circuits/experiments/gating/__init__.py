@@ -1,0 +1,1 @@
+"""Causal head gating on repeated random tokens: one learned factor per head, held against exact ablation."""
