@@ -8,7 +8,17 @@ from pathlib import Path
 
 from lines import RESULTS, markdown, read
 
-SCRIPTS = ("run_overhead", "live_load", "bridge_load", "bridge_cache", "gating", "sweeps", "gate_fits", "last_rows", "imports")
+SCRIPTS = (
+    "run_overhead",
+    "live_load",
+    "bridge_load",
+    "bridge_cache",
+    "gating",
+    "sweeps",
+    "gate_fits",
+    "last_rows",
+    "imports",
+)
 
 
 def gather(folder: Path) -> str:

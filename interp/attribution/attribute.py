@@ -158,7 +158,7 @@ def requested(
         normalise=normalise,
         batch_size=_positive(batch_size, "batch_size"),
         cluster=_cluster(cluster, batch),
-        seed=seed,
+        seed=_seed(seed),
         progress=progress,
         method=method,
         options=options,
@@ -275,6 +275,12 @@ def _positions(pos: Pos, site: Site, by: str) -> Pos:
 def _positive(value: Any, name: str) -> int | None:
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
         raise BadInput(f"{name}={value!r}: expected an int of at least 1.")
+    return value
+
+
+def _seed(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise BadInput(f"seed={value!r}: expected an int of at least 0.")
     return value
 
 

@@ -14,7 +14,7 @@ from interp.edits.base import Edit
 from interp.errors import Unsupported
 from interp.model.batch import Batch
 from interp.model.handle import Model
-from interp.model.licence import licence_of
+from interp.model.licence import licence_key, licence_of
 from interp.model.norms import holding_norms, record_norms
 from interp.model.run import logits_columns
 from interp.model.stacks import Stack
@@ -103,9 +103,9 @@ def norms_held(model: Model, batch: Batch, request: Request, eager: Collection[t
     if request.freeze != "norms":
         yield model
         return
-    licence_of(model, batch, logits_columns(model, batch, request.logits(model)))  # tried while nothing is held
-    # scales are kept for whole rows of columns, so that no forward may go on with some of them
-    whole = {key: replace(licence, narrow=False, prefix=False) for key, licence in model.licences.items()}
+    positions = logits_columns(model, batch, request.logits(model))
+    # tried while nothing is held; scales are kept for whole rows of columns, so that no forward may go on with some
+    whole = replace(licence_of(model, batch, positions), narrow=False, prefix=False)
     scales = record_norms(model, batch, kernels=dict.fromkeys(eager, "eager"))
     with holding_norms(model, scales):
-        yield replace(model, licences=whole)
+        yield replace(model, licences={licence_key(model, batch, positions): whole})

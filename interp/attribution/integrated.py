@@ -171,9 +171,9 @@ class _Gates:
         made = run(self.model, rows, edits=edits, logits=self.request.logits(self.model), graph=True)
         assert made.logits is not None
         with torch.enable_grad():
-            metric = smooth_metric(self.request)(made.logits, rows)
+            total = smooth_metric(self.request)(made.logits, rows).sum()
         # a layer that nothing reads (the last of a vision tower whose features are taken earlier) has slope 0
-        slopes = torch.autograd.grad(metric.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True)
+        slopes = torch.autograd.grad(total, list(leaves.values()), allow_unused=True, materialize_grads=True)
         return {layer: slope.transpose(1, 2) for layer, slope in zip(leaves, slopes, strict=True)}
 
 
@@ -192,9 +192,8 @@ def _completeness(
     for layer, index, _ in units:
         closed.setdefault(layer, []).extend(query_heads(stack, layer, index, unit))
     edits = [zero(At(Site.Z, layer, heads=heads, pos=request.pos, stack=stack.name)) for layer, heads in closed.items()]
-    difference = (
-        -sweep(model, batch, [edits], request.metric, logits=request.logits(model)).effects[0].double().cpu().numpy()
-    )
+    swept = sweep(model, batch, [edits], request.metric, logits=request.logits(model), batch_size=request.batch_size)
+    difference = -swept.effects[0].double().cpu().numpy()
     total = np.nansum(array.reshape(len(batch), -1), axis=1)
     return {
         "sum": float(total.mean()),

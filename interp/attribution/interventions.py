@@ -214,7 +214,9 @@ def _patch(model: Model, batch: Batch, request: Request) -> Intervention:
 
     sense = 1 if request.direction == "denoise" else -1
     about = {"mode": "patch", "direction": request.direction}
-    first = _first_difference(model, batch, _batch_of(source)) if stack.name == model.default_stack else 0
+    edited = isinstance(source, Run) and bool(source.edits)  # may differ where its prompts do not
+    alike = stack.name == model.default_stack and not edited
+    first = _first_difference(model, batch, _batch_of(source)) if alike else 0
     return Intervention(edit, sense=sense, reads=True, first=first, about=about)
 
 

@@ -57,7 +57,9 @@ def edit_slopes(
     checked = metric_values(metric, found.logits, batch)
     if checked.ndim != 1 or found.logits is None:
         raise BadInput(f"A slope needs one number per prompt; the metric gives {list(checked.shape[1:])} of them.")
-    (slopes,) = torch.autograd.grad(metric(found.logits, batch).sum(), [strengths])
+    with torch.enable_grad():
+        total = metric(found.logits, batch).sum()
+    (slopes,) = torch.autograd.grad(total, [strengths])
     return slopes.T.double().cpu().numpy()
 
 

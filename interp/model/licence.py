@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +15,7 @@ from interp.model.recording import BlockId, Recording, attention_at, record
 from interp.model.replay import Suffix, replay
 
 _SLICED = frozenset({"input_ids", "attention_mask", "position_ids"})
+_ROUNDING, _MOST = 100, 1 / 16  # units of rounding, and share of the largest logit, within which logits agree
 
 
 @dataclass(frozen=True)
@@ -41,25 +43,49 @@ def licence_of(model: Model, batch: Batch, positions: Tensor | None) -> Licence:
     """What may be left out of forwards of ``batch``: tried once for a model and kind of input, on one prompt.
 
     A replay of the unedited prompt from every block must give the recorded logits bit for bit. Where fewer rows are
-    multiplied at once (copies, chosen columns) it must give them to rounding.
+    multiplied at once (copies, chosen columns) it must give them to rounding. While hooks are in force that do more
+    than look (``interp.edited``, somebody's own) nothing is licensed: what they change may have been recorded already,
+    and they may hold one value per prompt.
     """
+    key = licence_key(model, batch, positions)
+    if key in model.licences:
+        return model.licences[key]
+    if hooks_of(model):
+        return Licence(
+            notes=("One forward per variant: hooks are in force on the model (interp.edited, or somebody's own).",)
+        )
     try:
         trial = batch.select([len(batch) - 1])
     except BadInput as error:
         return Licence(notes=(f"One forward per variant: {error}",))
-    key = (
+    wanted = None if positions is None else positions[-1:]
+    model.licences[key] = _tried(model, trial, wanted)
+    return model.licences[key]
+
+
+def licence_key(model: Model, batch: Batch, positions: Tensor | None) -> Hashable:
+    """What a licence is given for: the kind of input and output, how the model runs, and the hooks in force."""
+    return (
         frozenset(batch.inputs),
         positions is None,
         str(model.dtype),
         model.device.type,
-        trial.width > 1,
+        batch.width > 1,
         bool(batch.mask.all()),
         str(model.stack().config._attn_implementation),
+        hooks_of(model),
     )
-    if key not in model.licences:
-        wanted = None if positions is None else positions[-1:]
-        model.licences[key] = _tried(model, trial, wanted)
-    return model.licences[key]
+
+
+def hooks_of(model: Model) -> frozenset[int]:
+    """The numbers of the forward hooks on the model's modules, those of transformers (which only look) left out."""
+    return frozenset(
+        number
+        for module in model.hf.modules()
+        for hooks in (module._forward_pre_hooks, module._forward_hooks)
+        for number, hook in hooks.items()
+        if not str(getattr(hook, "__module__", "")).startswith("transformers.")
+    )
 
 
 def _tried(model: Model, trial: Batch, read: Tensor | None) -> Licence:
@@ -138,6 +164,7 @@ def _agrees(model: Model, recording: Recording, suffix: Suffix) -> bool:
     made, expected = _logits(model, recording, suffix), recording.logits
     if made is None or expected is None or made.shape != (suffix.copies * expected.shape[0], *expected.shape[1:]):
         return False
-    near = 100 * torch.finfo(expected.dtype).eps * float(expected.float().abs().max().clamp(min=1))
+    share = min(_ROUNDING * torch.finfo(expected.dtype).eps, _MOST)  # many roundings of half precision are no rounding
+    near = share * float(expected.float().abs().max().clamp(min=1))
     expected = expected.repeat(suffix.copies, *[1] * (expected.ndim - 1))
     return bool((made.float() - expected.float()).abs().max() <= near)

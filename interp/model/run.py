@@ -126,6 +126,8 @@ def run(
         eager |= Plan(model, batch, declared, addresses, gradients=grad is not None).eager
     prepared, eager = prepared_edits(model, batch, declared, eager)
     with_graph = grad is not None or graph
+    if with_graph and torch.is_inference_mode_enabled():
+        raise BadInput("run: nothing keeps a gradient inside torch.inference_mode(); call it outside.")
     session = Session(model, batch, prepared, addresses, gradients=grad is not None, eager=sorted(eager))
     plain = not (addresses or prepared or eager or with_graph)
     final: list[Tensor] = []

@@ -370,7 +370,8 @@ def _stack(parts: Sequence[Tensor | None]) -> Tensor:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    words = str(error).lower()  # accelerators of all makes, and the CPU
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in words or "can't allocate memory" in words
 
 
 def logits_for(metric: Metric, model: Model) -> Literal["answers", "all"]:
@@ -380,7 +381,7 @@ def logits_for(metric: Metric, model: Model) -> Literal["answers", "all"]:
 
 
 def metric_values(metric: Metric, logits: Tensor | None, batch: Batch) -> Tensor:
-    """``[batch]`` (or ``[batch, k]``) what ``metric`` makes of the logits.
+    """``[batch]`` (or ``[batch, k]``) what ``metric`` makes of the logits, in float32 at least.
 
     Raises:
         BadInput: a scalar, another number of prompts, or NaN.
@@ -395,4 +396,4 @@ def metric_values(metric: Metric, logits: Tensor | None, batch: Batch) -> Tensor
     wrong = ~torch.isfinite(values).reshape(len(batch), -1).all(1)
     if bool(wrong.any()):
         raise BadInput(f"metric {name}: NaN or infinity for the prompts {wrong.nonzero()[:, 0].tolist()}.")
-    return values.detach()
+    return values.detach().to(torch.promote_types(values.dtype, torch.float32))  # True and False are 1 and 0

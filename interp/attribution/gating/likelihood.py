@@ -76,6 +76,8 @@ class Likelihood:
         return torch.arange(int(widths.max())) < widths[:, None]
 
     def __enter__(self) -> Likelihood:
+        if torch.is_inference_mode_enabled():
+            raise BadInput("Gates cannot be fitted inside torch.inference_mode(), where nothing keeps a gradient.")
         forms, per_row = self._try()
         checkpointing = self._checkpointing
         if self.rows is None:
@@ -153,7 +155,9 @@ class Likelihood:
     def _part(self, gated: GatedModel, gates: Tensor, part: Targets, n_prompts: int) -> tuple[Tensor, Tensor]:
         factors = gates.detach().to(self.model.device).requires_grad_()
         nll = self._losses(gated, factors, part)
-        (slope,) = torch.autograd.grad(nll.sum() / n_prompts, [factors])
+        with torch.enable_grad():
+            mean = nll.sum() / n_prompts
+        (slope,) = torch.autograd.grad(mean, [factors])
         return nll.detach().cpu(), slope.cpu()
 
     def _losses(self, gated: GatedModel, gates: Tensor, part: Targets) -> Tensor:
