@@ -88,6 +88,11 @@ def average_indirect_effect(
         batch_size=batch_size,
         progress=progress,
     )
+    if swept.values.ndim != 2:  # noqa: PLR2004 - [variant, prompt]
+        raise BadInput(
+            f"average_indirect_effect: metric {request.metric_name} gives {list(swept.values.shape[2:])} numbers per "
+            "prompt; it needs one."
+        )
     return HeadScores.from_array(
         grid_of(swept.effects.double().cpu().numpy(), cells, stack, "query", None),
         name="average indirect effect",

@@ -66,6 +66,7 @@ def attribution_patching(model: Model, batch: Batch, request: Request) -> HeadSc
         raise BadInput(f"attribution_patching: site={request.site!r}; expected {', '.join(map(repr, SITES))}.")
     places = layer_addresses(model.stack(request.stack), request.site)
     paired = _paired(batch, request.source)
+    _check_read(request.source, places)
     parts: list[Cells] = []
     for rows in prompt_chunks(batch, request.batch_size):
         part = part_of(batch, rows)
@@ -125,6 +126,21 @@ def _paired(batch: Batch, source: Batch | Run | None) -> Batch:
         )
     same_length(batch, paired, "attribution_patching")
     return paired
+
+
+def _check_read(source: Batch | Run, places: Mapping[int, At]) -> None:
+    """Refuse a run that has not read what is patched, before any forward.
+
+    Raises:
+        BadInput: with the first address that it lacks.
+    """
+    if not isinstance(source, Run):
+        return
+    for at in places.values():
+        if at not in source:
+            raise BadInput(
+                f"attribution_patching: the source run has not read {at}; read it there, or give the run's Batch."
+            )
 
 
 def _source_run(

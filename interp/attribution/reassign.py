@@ -18,6 +18,7 @@ from interp.errors import BadInput
 from interp.metrics import answer_logits, logit_difference
 from interp.model.batch import Batch
 from interp.model.run import Metric
+from interp.model.sweep import metric_values
 
 FEWEST_DRAWS = 19  # with fewer reassignments than this no p-value can reach 1/20
 FEWEST_TOKENS = 20
@@ -157,12 +158,23 @@ def metric_of_rows(metric: Metric, rows: Int[Tensor, "row k"]) -> Metric:
             chosen = answer_logits(logits, batch)[:, given.clamp(min=0)]  # [batch, row, k]
             wrong = given[:, 1:] >= 0
             return chosen[..., 0] - chosen[..., 1:].masked_fill(~wrong, 0.0).sum(-1) / wrong.sum(-1)
-        each = [metric(logits, dataclasses.replace(batch, answers=row.expand(len(batch), -1))) for row in given]
+        each = [
+            _measured(metric, logits, dataclasses.replace(batch, answers=row.expand(len(batch), -1))) for row in given
+        ]
         return torch.stack(each, dim=1)
 
-    about = {"positions": "answers"} if getattr(metric, "positions", None) == "answers" else {}
-    vars(of_rows).update(about, __name__=getattr(metric, "__name__", repr(metric)))
+    if getattr(metric, "positions", None) == "answers":
+        vars(of_rows)["positions"] = "answers"
+    of_rows.__name__ = getattr(metric, "__name__", repr(metric))
     return of_rows
+
+
+def _measured(metric: Metric, logits: Tensor, batch: Batch) -> Float[Tensor, " batch"]:
+    values = metric_values(metric, logits, batch)
+    if values.ndim != 1:
+        name = getattr(metric, "__name__", repr(metric))
+        raise BadInput(f"metric {name}: it gave {list(values.shape)}, expected one number per prompt [{len(batch)}].")
+    return values
 
 
 def _blocks(own: np.ndarray, cluster: Sequence[object] | None) -> list[np.ndarray]:

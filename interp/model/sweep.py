@@ -355,7 +355,7 @@ class _Part:
         return [(self._measured(part), base) for part in parts[: len(chunk)]]
 
     def _measured(self, logits: Tensor | None) -> Tensor:
-        return metric_values(self.metric, logits, self.batch)
+        return metric_values(self.metric, logits, self.batch, self.rows)
 
     def _baseline(self, eager: frozenset[tuple[str, int]]) -> Tensor:
         if eager not in self.baselines:
@@ -380,8 +380,10 @@ def logits_for(metric: Metric, model: Model) -> Literal["answers", "all"]:
     return "answers" if reads_answers and output_embeddings(model) is not None else "all"
 
 
-def metric_values(metric: Metric, logits: Tensor | None, batch: Batch) -> Tensor:
+def metric_values(metric: Metric, logits: Tensor | None, batch: Batch, rows: Tensor | None = None) -> Tensor:
     """``[batch]`` (or ``[batch, k]``) what ``metric`` makes of the logits, in float32 at least.
+
+    Messages number prompts by ``rows``.
 
     Raises:
         BadInput: a scalar, another number of prompts, or NaN.
@@ -395,5 +397,6 @@ def metric_values(metric: Metric, logits: Tensor | None, batch: Batch) -> Tensor
         raise BadInput(f"metric {name}: it gave {came}, expected one number per prompt, a tensor [{len(batch)}].")
     wrong = ~torch.isfinite(values).reshape(len(batch), -1).all(1)
     if bool(wrong.any()):
-        raise BadInput(f"metric {name}: NaN or infinity for the prompts {wrong.nonzero()[:, 0].tolist()}.")
+        numbers = torch.arange(len(batch)) if rows is None else rows
+        raise BadInput(f"metric {name}: NaN or infinity for the prompts {numbers[wrong.cpu()].tolist()}.")
     return values.detach().to(torch.promote_types(values.dtype, torch.float32))  # True and False are 1 and 0

@@ -78,6 +78,8 @@ def test_another_metric_and_what_is_refused() -> None:
         average_indirect_effect(model, shuffled, [[1, 2]])  # type: ignore[arg-type]
     with pytest.raises(interp.BadInput, match="needs answers"):
         average_indirect_effect(model, interp.encode(model, torch.tensor([[1, 2, 3]])), clean)
+    with pytest.raises(interp.BadInput, match="it needs one"):
+        average_indirect_effect(model, shuffled, clean, metric=lambda logits, batch: logits[:, -1, :1])
 
 
 def test_mediating_heads_stand_three_deviations_above_the_mean() -> None:

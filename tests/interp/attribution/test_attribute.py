@@ -176,6 +176,7 @@ def test_layers_without_attention_are_nan() -> None:
         ("zero", {"cluster": ["a"]}, BadInput, "one label per prompt"),
         ("noise", {"std": "much"}, BadInput, "expected a finite number"),
         ("noise", {"std": 0.1, "seed": "x"}, BadInput, "expected an int"),
+        ("zero", {"seed": "x"}, BadInput, "expected an int of at least 0"),
         ("mean", {"positions": "yes"}, BadInput, "expected True, False"),
     ],
 )

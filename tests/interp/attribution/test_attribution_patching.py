@@ -160,3 +160,5 @@ def test_pairs_that_do_not_fit_are_refused() -> None:
         attribution_patching(model, batch, Request(source=torch.zeros(3)))
     with pytest.raises(interp.BadInput, match=r"site=Site\.SCORES"):
         attribution_patching(model, batch, Request(source=source, site=Site.SCORES))
+    with pytest.raises(interp.BadInput, match="has not read At"):
+        attribution_patching(model, batch, Request(source=interp.run(model, source, read=[interp.At(Site.Z, 0)])))

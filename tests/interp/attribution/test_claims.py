@@ -256,6 +256,9 @@ def test_clusters_taken_for_prompts_would_be_claimed_too_often() -> None:
         ({"cluster": [1, 1, 1]}, "1 cluster; intervals and nulls need two at least"),
         ({"cluster": [1, 1]}, "2 labels for 3 prompts"),
         ({"metric": "logit_diference"}, "Did you mean 'logit_difference'"),
+        ({"metric": lambda logits, batch: logits.mean()}, "metric <lambda>: it gave .*one number per prompt"),
+        ({"metric": lambda logits, batch: logits[:, -1, :1]}, "metric <lambda>: it gave .*one number per prompt"),
+        ({"metric": lambda logits, batch: logits[:, -1, 0] * float("nan")}, "metric <lambda>: NaN or infinity"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(changes: dict[str, object], message: str) -> None:

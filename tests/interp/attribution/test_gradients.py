@@ -238,7 +238,7 @@ def test_packed_images_are_refused(case_of: Callable[[str], Case]) -> None:
 def test_estimates_take_their_gradients_in_a_block_that_keeps_none(method: str) -> None:
     model = tiny_gpt2()
     batch = prompts(model, *IDS)
-    source = {"source": prompts(model, *IDS[1:], IDS[0])} if method == "attribution_patching" else {}
+    source: dict[str, Any] = {"source": prompts(model, *IDS[1:], IDS[0])} if method == "attribution_patching" else {}
     outside = interp.attribute(model, batch, method, **source)
     with torch.no_grad():
         inside = interp.attribute(model, batch, method, **source)

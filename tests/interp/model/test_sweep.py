@@ -195,9 +195,9 @@ def test_hooks_that_are_in_force_already_count_once(kind: str, tried: bool) -> N
             guard.callback(block.mlp.register_forward_hook(lambda module, args, output: 2 * output).remove)
         swept = interp.sweep(model, batch, variants, interp.logit_difference)
         expected = one_by_one(model, batch, variants)
-        plain = interp.logit_difference(interp.run(model, batch, logits="answers").logits, batch)
+        plain = one_by_one(model, batch, [[]])
     torch.testing.assert_close(swept.values, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(swept.unedited, plain.expand(12, 3), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(swept.unedited, plain.expand(12, -1), atol=1e-5, rtol=1e-5)
     assert swept.notes and "hooks are in force" in swept.notes[0]
     assert not interp.sweep(model, batch, variants, interp.logit_difference).notes
 
@@ -210,6 +210,18 @@ def test_in_half_precision_a_wrong_copy_is_told_from_rounding() -> None:
     head.forward = lambda hidden: own(hidden) * (1 + 0.2 * torch.arange(len(hidden)).view(-1, 1, 1))
     batch = prompts(model)
     assert not licence_of(model, batch, batch.read_at[:, None]).copies
+
+
+def test_a_broken_prompt_is_named_by_its_place_in_the_whole_batch() -> None:
+    model = gpt2()
+    batch = prompts(model, count=6)
+
+    def broken(logits: Tensor, part: Batch) -> Tensor:
+        assert part.ids is not None and batch.ids is not None
+        return logits[:, -1, 0].masked_fill((part.ids == batch.ids[5]).all(1), torch.nan)
+
+    with pytest.raises(BadInput, match=r"for the prompts \[5\]"):
+        interp.sweep(model, batch, each_head(model), broken, batch_size=2)
 
 
 def test_a_metric_of_true_and_false_or_of_whole_numbers_is_a_metric() -> None:
