@@ -19,7 +19,7 @@ import interp
 
 PROMPTS, LENGTH = 4, 24
 ANSWERS = (17, 42)
-COPIES = 4  # of the prompts in one forward of the bound, as the sweep chooses them
+COPIES = 6  # of the prompts in one forward of the bound, as the sweep chooses them
 
 
 class Sweeps:

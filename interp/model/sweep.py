@@ -33,7 +33,7 @@ from interp.model.replay import Suffix, replay
 from interp.model.run import Logits, Metric, SharedPreparation, check_edits, logits_columns, prepared_edits, run
 from interp.model.session import Copies, Session
 
-_TOKENS_CPU, _TOKENS = 512, 65536  # of all copies in one forward, where the caller names no batch size
+_TOKENS_CPU, _TOKENS = 1024, 65536  # of all copies in one forward, where the caller names no batch size
 _MOST_TOKENS = 2**16  # of one copy in one forward: longer batches run some prompts at a time
 _LOGITS = 2**27  # numbers in the logits of one forward
 _LATE = frozenset(
