@@ -13,6 +13,7 @@ from torch import Tensor
 
 from interp.address import At, Site
 from interp.attribution.freezing import check_freeze, freezing_edits, norms_held
+from interp.attribution.halves import PROMPT_KEYS
 from interp.attribution.heads_grid import Cell, cells_of, grid_of, heads_at, query_heads, unit_of, width_of
 from interp.attribution.normalising import differences, shares
 from interp.attribution.request import Request
@@ -287,6 +288,7 @@ def about(model: Model, batch: Batch, request: Request) -> dict[str, Any]:
         "metric": request.metric_name,
         "model": model.name,
         "prompts": len(batch),
+        PROMPT_KEYS: batch.content_keys.tolist(),
         "site": request.site.value,
         "by": request.by,
         "freeze": request.freeze,

@@ -9,6 +9,9 @@ import numpy as np
 
 from interp.errors import BadInput
 from interp.model.batch import Batch
+from interp.results import HeadScores
+
+PROMPT_KEYS = "prompt keys"  # in a table's metadata: the prompts that it was made of
 
 
 class Halves(NamedTuple):
@@ -88,3 +91,19 @@ def share_prompts(first: Batch, second: Batch) -> bool:
 
 def _picked(labels: tuple[str, ...] | None, places: list[int]) -> tuple[str, ...] | None:
     return None if labels is None else tuple(labels[place] for place in places)
+
+
+def refuse_same_prompts(table: HeadScores, batch: Batch, name: str) -> None:
+    """Refuse to judge a table's heads by prompts that the table was made of, where it says what they were.
+
+    Raises:
+        BadInput: with how many of the prompts.
+    """
+    used = np.asarray(table.metadata.get(PROMPT_KEYS, []), dtype=np.int64).ravel()
+    shared = np.isin(batch.content_keys.numpy(), used).nonzero()[0].tolist()
+    if shared:
+        raise BadInput(
+            f"{name}: {table.name!r} was measured on {len(shared)} of these {len(batch)} prompts (first {shared[:5]}), "
+            "so that judging its heads by them is optimistic. Give a method's name (the prompts are then split), "
+            "measure one half of interp.split(batch) and judge by the other, or name the heads in a list."
+        )

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from interp.address import Head
 from interp.attribution.attribute import attribute
-from interp.attribution.halves import halves, labels_of
+from interp.attribution.halves import halves, labels_of, refuse_same_prompts
 from interp.errors import BadAddress, BadInput
 from interp.model.batch import Batch
 from interp.model.handle import Model
@@ -136,17 +136,19 @@ def ranked_apart(
             table.
         model, batch, metric: what is measured, and on what.
         by: as in ``ranking_of``.
-        selection: the prompts that rank, in which case ``batch`` is not split.
+        selection: the prompts that rank, in which case ``batch`` is not split, and a table may be of any prompts.
         needs_selection: split the prompts for a given ranking too.
         cluster: one label per prompt of ``batch``; those of one label go to the same half.
         reference: for a method that takes means.
         batch_size, seed: of the measurement and the halves.
 
     Raises:
-        BadInput: a ranking or an order of heads that cannot be, or too few prompts to split.
+        BadInput: a ranking or an order of heads that cannot be, too few prompts to split, or a table that was
+            measured on the prompts that are to judge it.
     """
     if by not in RANK_BY:
         raise BadInput(unknown(by, RANK_BY, "order of heads"))
+    chosen_elsewhere = selection is not None  # the caller says what ranked
     to_measure = isinstance(ranking, str) or (callable(ranking) and not isinstance(ranking, HeadScores | Ranking))
     labels = labels_of(batch, cluster)
     if selection is None and (to_measure or needs_selection):
@@ -158,6 +160,8 @@ def ranked_apart(
         ranking = attribute(model, selection, measure, **options) if isinstance(ranking, str) else measure(selection)
         if not isinstance(ranking, HeadScores):
             raise BadInput(f"ranking: the function gave a {type(ranking).__name__}; expected HeadScores of the batch.")
+    if isinstance(ranking, HeadScores) and not chosen_elsewhere:
+        refuse_same_prompts(ranking, batch, "ranking")
     return Ranked(ranking_of(ranking, model, by=by), selection, batch, labels)
 
 

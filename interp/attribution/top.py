@@ -13,7 +13,7 @@ from jaxtyping import Float
 from interp.address import Head
 from interp.attribution.attribute import attribute
 from interp.attribution.curve import values_of_sets
-from interp.attribution.halves import halves, labels_of
+from interp.attribution.halves import halves, labels_of, refuse_same_prompts
 from interp.attribution.removal import removal
 from interp.errors import BadInput
 from interp.metrics import logit_difference, metric_for
@@ -131,7 +131,7 @@ def ablate_top(
 
     With a method's name (or a function) the prompts are split in two halves that share no prompt and no cluster: the
     heads are ranked on one, and tested on the other beside random sets with as many heads per layer. Given heads or a
-    table are tested on the whole batch, which must not be what they were chosen by.
+    table are tested on the whole batch; a table that was measured on any of it is refused.
 
     Args:
         model: the handle.
@@ -177,6 +177,8 @@ def ablate_top(
         else:
             chosen_by = getattr(ranking, "__name__", "a function")
             found = ranking(parts.selection)
+    if isinstance(found, HeadScores):
+        refuse_same_prompts(found, evaluation, "ablate_top")
     heads = _top(found, k, by)
     sets = matched_random_sets(heads, _widths(model, heads), n_draws=random_sets, seed=seed, overlap=overlap)
     every = [(), heads, *sets.sets]

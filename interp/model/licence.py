@@ -68,6 +68,7 @@ def licence_key(model: Model, batch: Batch, positions: Tensor | None) -> Hashabl
     return (
         frozenset(batch.inputs),
         positions is None,
+        positions is not None and int(positions.min()) > 1,
         str(model.dtype),
         model.device.type,
         batch.width > 1,
@@ -151,6 +152,8 @@ def _logits(model: Model, recording: Recording, suffix: Suffix) -> Tensor | None
     """What a trial gives, ``None`` where it fails: a model that cannot be replayed says so in many ways."""
     try:
         return replay(model, recording, suffix)
+    except torch.OutOfMemoryError:  # says nothing of the model
+        raise
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError, AssertionError, StopIteration):
         return None
 

@@ -184,7 +184,8 @@ class _Sweep:
 
     def _split(self, prepared: Sequence[_Prepared]) -> list[Tensor | None]:
         """The prompts of each part, ``None`` for all: as many as one forward takes."""
-        most = self.batch_size or max(1, _MOST_TOKENS // self.batch.width)
+        most = self.batch_size or _MOST_TOKENS // self.batch.width
+        most = max(1, most // (1 + _needs_own_baseline(self.model)))
         between = any(edit.name == "custom" for variant in prepared for edit in variant.edits)
         if len(self.batch) <= most or between:  # a caller's own edit may look at all prompts at once
             return [None]
@@ -315,7 +316,7 @@ class _Part:
 
     def _copies(self, variant: _Variant) -> int:
         if self.batch_size is not None:
-            return max(1, self.batch_size // len(self.batch))
+            return max(1, self.batch_size // len(self.batch) - _needs_own_baseline(self.model))
         tokens = _TOKENS_CPU if self.model.device.type == "cpu" else _TOKENS
         fits = tokens // (len(self.batch) * max(1, self.batch.width - variant.column))
         logits = self.recording.logits
@@ -338,7 +339,7 @@ class _Part:
         return [*self._forward(chunk[:half]), *self._forward(chunk[half:])]
 
     def _together(self, chunk: Sequence[_Variant]) -> list[tuple[Tensor, Tensor]]:
-        own = self.model.dtype not in (torch.float32, torch.float64)  # rounding of half precision depends on the rows
+        own = _needs_own_baseline(self.model)
         first, copies = chunk[0], len(chunk) + own
         edits = [edit for variant in chunk for edit in variant.edits]
         owners = [copy for copy, variant in enumerate(chunk) for _ in variant.edits]
@@ -363,6 +364,11 @@ class _Part:
             plain = run(self.model, self.batch, logits=columns, kernels=dict.fromkeys(eager, "eager"))
             self.baselines[eager] = self._measured(plain.logits)
         return self.baselines[eager]
+
+
+def _needs_own_baseline(model: Model) -> bool:
+    """Whether an unedited copy runs in every forward: the rounding of half precision depends on the rows beside it."""
+    return model.dtype not in (torch.float32, torch.float64)
 
 
 def _stack(parts: Sequence[Tensor | None]) -> Tensor:

@@ -109,3 +109,15 @@ def test_what_cannot_be_ablated_is_refused(ranking: object, k: int, message: str
         interp.ablate_top(model, prompts(model, 4), ranking, k)  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="The batch holds one different prompt"):
         interp.ablate_top(model, prompts(model, 1), "zero", 1)
+
+
+def test_a_table_is_not_judged_by_the_prompts_that_it_was_measured_on() -> None:
+    model = interp.load("handmade")
+    batch = prompts(model, 8)
+    selection, evaluation = interp.split(batch)
+    table = interp.attribute(model, selection, "zero")
+    for judge in (interp.ablate_top, interp.pruning_curve):
+        with pytest.raises(interp.BadInput, match=r"measured on 4 of these 8 prompts.*interp\.split"):
+            judge(model, batch, table)
+    judged = interp.ablate_top(model, evaluation, table, 2, replacement="zero")
+    assert judged.heads == interp.ablate_top(model, batch, table.top_heads(2), 2, replacement="zero").heads

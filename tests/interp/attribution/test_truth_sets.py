@@ -128,6 +128,7 @@ def test_shapley_among_some_heads_while_the_others_stay() -> None:
 def curve(scene: Scene, ranking: Any, **asked: Any) -> tuple[list[str], list[float]]:
     """The order in which heads went, and the logit difference with all heads, one less, ..., none."""
     n_heads = len(scene.model.heads())
+    asked = {"selection": scene.clean} | asked  # every prompt is like every other here
     made = pruning_curve(scene.model, scene.clean, ranking, steps=n_heads, random=0, **asked)
     assert made.kept.tolist() == list(range(n_heads, -1, -1))
     return [str(head) for head in made.order], made.values.mean(1).round(3).tolist()
@@ -188,10 +189,10 @@ def test_weakening_in_the_interferer_is_a_sum() -> None:
     2, -7, -7, -4; least relevant first: 2, 5, 5, -4. With f = 1 nothing changes."""
     scene = scene_of("interferer")
     zero = attribute(scene, "zero")
-    made = weakening_curves(scene.model, scene.clean, zero, factor=-2.0, steps=3, random=0)
+    made = weakening_curves(scene.model, scene.clean, zero, factor=-2.0, steps=3, random=0, selection=scene.clean)
     assert made.most.mean(1) == pytest.approx([2, -7, -7, -4], abs=1e-3)
     assert made.least.mean(1) == pytest.approx([2, 5, 5, -4], abs=1e-3)
-    same = weakening_curves(scene.model, scene.clean, zero, factor=1.0, steps=3, random=0)
+    same = weakening_curves(scene.model, scene.clean, zero, factor=1.0, steps=3, random=0, selection=scene.clean)
     assert same.most.mean(1) == pytest.approx([2] * 4, abs=1e-3)
 
 

@@ -334,3 +334,19 @@ def test_prompts_that_do_not_fit_run_part_by_part_with_edits_made_for_all() -> N
     swept = interp.sweep(model, equal, drawn * 3, interp.logit_difference, batch_size=2, progress=told.append)
     torch.testing.assert_close(swept.values, one_by_one(model, equal, drawn * 3), atol=1e-5, rtol=1e-5)
     assert sum(told) == 3
+
+
+def test_the_unedited_copy_of_half_precision_counts_as_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = gpt2(dtype=torch.bfloat16)
+    batch = prompts(model)
+    rows: list[int] = []
+
+    def counted(model: Model, recording: Any, suffix: Any) -> Tensor | None:
+        rows.append(suffix.copies * len(recording.batch))
+        return replay_module.replay(model, recording, suffix)
+
+    monkeypatch.setattr(sweep_module, "replay", counted)
+    for size in (2, 4, 9):
+        rows.clear()
+        interp.sweep(model, batch, each_head(model), interp.logit_difference, batch_size=size)
+        assert max(rows) <= size
