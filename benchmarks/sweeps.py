@@ -102,7 +102,7 @@ def measure(settings: Settings) -> list[Line]:
     sweeps = Sweeps(settings)
     torch.testing.assert_close(sweeps.ours(), sweeps.theirs(), atol=1e-5, rtol=1e-5)
     actions: dict[str, Action] = {"ours": sweeps.ours, "theirs": sweeps.theirs, "unavoidable": sweeps.unavoidable}
-    times = time_rounds(actions, rounds=min(settings.rounds, 5), warmups=1)
+    times = time_rounds(actions, rounds=min(settings.rounds, 7), warmups=1)
     middle = {name: median_interval(values).median for name, values in times.items()}
     where = f"{sweeps.layers} layers x {sweeps.heads} heads, {PROMPTS} prompts x {LENGTH} tokens"
     lines = [
