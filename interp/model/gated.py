@@ -23,8 +23,9 @@ from torch.utils.checkpoint import checkpoint
 
 from interp.errors import EditDidNotFire, RunFailed, Unsupported
 from interp.model.handle import Model
-from interp.model.inputs import output_embeddings, takes
-from interp.model.scopes import Reached, evaluating, removing, replaced_forward
+from interp.model.inputs import output_embeddings
+from interp.model.recording import caching
+from interp.model.scopes import Reached, evaluating, hidden_among, removing, replaced_forward
 from interp.model.stacks import Layer
 
 _ASSUMED = 4 * 2**30  # bytes, where the system does not say what is free
@@ -106,8 +107,7 @@ class GatedModel:
         masks, prompts = gates.shape[0], columns.shape[0]
         self._gates, self._prompts, self._columns = gates, prompts, columns.repeat(masks, 1)
         self._fired, self._stop_at = {}, None
-        cached = {"use_cache": False} if takes(self.model, "use_cache") else {}
-        made = self.model.hf(**repeated(inputs, masks, prompts) | cached)
+        made = self.model.hf(**{**repeated(inputs, masks, prompts), **caching(self.model, False)})
         self._check_fired()
         return made.logits.unflatten(0, (masks, prompts))
 
@@ -116,7 +116,7 @@ class GatedModel:
     def _gate(self, layer: Layer) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             assert self._gates is not None
-            hidden, put = _first_tensor(args, kwargs)
+            hidden, put = hidden_among(args, kwargs)
             if self._stop_at == layer.index:
                 raise Reached(hidden)
             self._fired[layer.index] = self._fired.get(layer.index, 0) + 1
@@ -178,7 +178,7 @@ class GatedModel:
     def _from_z_once(self, layer: Layer, forward: Callable[..., Any]) -> Callable[..., Any]:
         def first(*args: Any, **kwargs: Any) -> Any:
             assert self._gates is not None
-            hidden = _first_tensor(args, kwargs)[0]
+            hidden = hidden_among(args, kwargs)[0]
             rows, masks = hidden.shape[0], self._gates.shape[0]
             ambiguous = rows in hidden.shape[1:]  # a table by position could pass for one by row
             if rows != masks * self._prompts or ambiguous:
@@ -192,7 +192,7 @@ class GatedModel:
     def _on_columns(self, layer: Layer, forward: Callable[..., Any]) -> Callable[..., Any]:
         def last(*args: Any, **kwargs: Any) -> Any:
             assert self._columns is not None
-            hidden, put = _first_tensor(args, kwargs)
+            hidden, put = hidden_among(args, kwargs)
             few = self._columns.shape[1] < hidden.shape[1]
             if hidden.shape[0] != self._columns.shape[0] or not few:
                 return forward(*args, **kwargs)
@@ -282,16 +282,6 @@ def frozen(hf: nn.Module) -> Iterator[None]:
     finally:
         for parameter in asking:
             parameter.requires_grad_(True)
-
-
-def _first_tensor(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    """The hidden rows among a module's arguments, and a function that puts others in their place."""
-    if args and isinstance(args[0], Tensor):
-        return args[0], lambda made: ((made, *args[1:]), dict(kwargs))
-    found = next((name for name in ("hidden_states", *kwargs) if isinstance(kwargs.get(name), Tensor)), None)
-    if found is None:
-        raise RunFailed(f"A gated module was called without a tensor (arguments: {sorted(kwargs)}).")
-    return kwargs[found], lambda made: (args, {**kwargs, found: made})
 
 
 def _first_rows(item: Any, rows: int, wanted: int) -> Any:

@@ -15,7 +15,7 @@ from interp.model.handle import Model
 from interp.model.inputs import takes
 from interp.model.scopes import evaluating, removing
 from interp.model.stacks import Layer
-from interp.model.unembedding import unembedding
+from interp.model.unembedding import logits_of, unembedding
 
 
 class BlockId(NamedTuple):
@@ -87,12 +87,9 @@ def record(model: Model, batch: Batch, positions: Tensor | None, *, cache: bool 
         guard.enter_context(unembedding(model, positions, []))
         output = model.hf(**{**batch.inputs, **caching(model, cache)})
     made.order = tuple(order)
-    made.logits = next((found for name in _LOGITS if isinstance(found := getattr(output, name, None), Tensor)), None)
+    made.logits = logits_of(output)
     made.cache = getattr(output, "past_key_values", None) if cache else None
     return made
-
-
-_LOGITS = ("logits", "logits_per_image")
 
 
 def caching(model: Model, wanted: bool) -> Mapping[str, bool]:

@@ -28,9 +28,9 @@ from interp.model.recording import (
     tiled,
     with_first,
 )
-from interp.model.scopes import Reached, evaluating, removing, replaced_forward
+from interp.model.scopes import Reached, evaluating, hidden_among, removing, replaced_forward
 from interp.model.stacks import Layer
-from interp.model.unembedding import unembedding
+from interp.model.unembedding import logits_of, unembedding
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,7 @@ def replay(model: Model, recording: Recording, suffix: Suffix) -> Tensor | None:
                 assert layer is not None, place
                 guard.enter_context(replaced_forward(layer.attention, _projecting(recording, place, layer, suffix)))
         output = model.hf(**inputs)
-    return next((found for name in _LOGITS if isinstance(found := getattr(output, name, None), Tensor)), None)
-
-
-_LOGITS = ("logits", "logits_per_image")
+    return logits_of(output)
 
 
 def _ends_stack(recording: Recording, number: int) -> bool:
@@ -138,8 +135,7 @@ def _given(recording: Recording, place: BlockId, suffix: Suffix, size: int, need
                 else _right(first, suffix).clone()
             )
             return with_first(tiled(output, suffix.copies, size), fresh)  # written to by later arithmetic in place
-        hidden = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-        return with_first(output, hidden)
+        return with_first(output, hidden_among(args, kwargs)[0])
 
     return forward
 

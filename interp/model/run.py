@@ -20,7 +20,7 @@ from interp.model.plan import Plan
 from interp.model.reading import Reading
 from interp.model.scopes import evaluating
 from interp.model.session import Session
-from interp.model.unembedding import unembedding
+from interp.model.unembedding import first_tensor, logits_of, unembedding
 from interp.model.views import Readings, at_door
 
 Metric = Callable[[Tensor, Batch], Tensor]
@@ -138,9 +138,9 @@ def run(
             else:
                 with session:
                     output = model.hf(**batch.inputs)
-        made = _logits_of(output)
+        made = logits_of(output)
         check_finite(
-            model, batch, prepared, final, made if made is not None else _first_tensor(output, "last_hidden_state")
+            model, batch, prepared, final, made if made is not None else first_tensor(output, "last_hidden_state")
         )
         session.check_fired()
         session.check_read()
@@ -316,14 +316,6 @@ def logits_columns(model: Model, batch: Batch, logits: Any) -> Tensor | None:
     if logits == "answers":
         return batch.read_at[:, None]
     raise BadInput(f"logits={logits!r}: expected 'all', 'last', 'answers' or columns [batch, k].")
-
-
-def _logits_of(output: Any) -> Tensor | None:
-    return _first_tensor(output, "logits", "logits_per_image")
-
-
-def _first_tensor(output: Any, *names: str) -> Tensor | None:
-    return next((found for name in names if isinstance(found := getattr(output, name, None), Tensor)), None)
 
 
 def _differentiate(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from interp.errors import Unsupported
+from interp.errors import RunFailed, Unsupported
 from interp.model.attention import BASES, AttentionTap, WatchBypass, register
 from interp.model.stacks import Stack
 
@@ -127,3 +127,13 @@ class Reached(Exception):
     def __init__(self, z: Tensor) -> None:
         super().__init__()
         self.z = z
+
+
+def hidden_among(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """The hidden states among a module's arguments, and a function that puts others in their place."""
+    if args and isinstance(args[0], Tensor):
+        return args[0], lambda made: ((made, *args[1:]), dict(kwargs))
+    for name in ("hidden_states", *kwargs):
+        if isinstance(kwargs.get(name), Tensor):
+            return kwargs[name], lambda made: (args, {**kwargs, name: made})  # noqa: B023 - the loop ends here
+    raise RunFailed(f"A hooked module was called without a tensor (arguments: {sorted(kwargs)}).")

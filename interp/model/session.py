@@ -23,7 +23,7 @@ from interp.model.attention import attached
 from interp.model.layer_tap import LayerTap
 from interp.model.plan import ORDER, Key, Plan, Wish
 from interp.model.reading import Reading, head_index, select, stitch
-from interp.model.scopes import hooked_output, removing, switched, watched
+from interp.model.scopes import hidden_among, hooked_output, removing, switched, watched
 from interp.model.stacks import Stack, Tap, named_stack, project_out
 
 _RESIDUAL = (Site.RESID_MID, Site.RESID_CROSS)
@@ -121,7 +121,7 @@ class Session:
             self._once = {key for key in self._once if key[0] != stack.name}
 
         def first(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            hidden, put = _into(args, kwargs)
+            hidden, put = hidden_among(args, kwargs)
             if flow.seen:
                 return None
             flow.seen = True
@@ -168,7 +168,7 @@ class Session:
 
     def _input_hook(self, keys: list[Key]) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            hidden, put = _into(args, kwargs)
+            hidden, put = hidden_among(args, kwargs)
             changed = hidden
             for key in keys:
                 in_place = key[1] in _RESIDUAL
@@ -193,7 +193,7 @@ class Session:
             changed = hidden
             for key in keys:
                 if key[1] is Site.RESULT:
-                    changed = self._visit_result(key, changed, _into(args, kwargs)[0])
+                    changed = self._visit_result(key, changed, hidden_among(args, kwargs)[0])
                 else:
                     changed = self._visit_raw(key, changed)
             if changed is hidden:
@@ -479,16 +479,6 @@ def _row_shape(chosen: Tensor, site: Site, batch: int) -> Tensor:
     if chosen.shape[0] not in (1, batch):
         chosen = chosen.repeat_interleave(batch // chosen.shape[0], dim=0)
     return chosen[:, None, :, None] if "query" in site.axes else chosen.view(*chosen.shape, *[1] * (len(site.axes) - 2))
-
-
-def _into(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    """The hidden states among a module's arguments, and a function that puts others in their place."""
-    if args and isinstance(args[0], Tensor):
-        return args[0], lambda made: ((made, *args[1:]), dict(kwargs))
-    for name in ("hidden_states", *kwargs):
-        if isinstance(kwargs.get(name), Tensor):
-            return kwargs[name], lambda made: (args, {**kwargs, name: made})  # noqa: B023 - the loop ends here
-    raise RunFailed(f"A hooked module was called without a tensor (arguments: {sorted(kwargs)}).")
 
 
 def _past_length(cache: Any) -> int:

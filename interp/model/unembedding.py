@@ -35,3 +35,13 @@ def unembedding(model: Model, positions: Tensor | None, final: list[Tensor]) -> 
 
     with removing(head.register_forward_pre_hook(cut)) if head is not None else nullcontext():
         yield
+
+
+def logits_of(output: Any) -> Tensor | None:
+    """The logits of a model's output, ``None`` without a head."""
+    return first_tensor(output, "logits", "logits_per_image")
+
+
+def first_tensor(output: Any, *names: str) -> Tensor | None:
+    """The first of the attributes ``names`` of a model's output that is a tensor."""
+    return next((found for name in names if isinstance(found := getattr(output, name, None), Tensor)), None)
