@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -50,6 +51,10 @@ class AttentionTap(Protocol):
 
     def rows(self) -> Iterator[Tensor | None]:
         """The query rows ``[batch, k]`` of each map to be read beside the fast kernel, ``None`` for all rows."""
+        ...
+
+    def look(self, call: AttentionCall) -> None:
+        """Read what is wanted of the maps of a call whose output the fast kernel has made."""
         ...
 
     def scores(self, scores: Tensor, visible: Tensor, rows: Tensor | None) -> Tensor:
@@ -144,40 +149,62 @@ def _tapped(
         with _CatchSoftmax(taps, module, visible, key.shape[2]):
             return own(module, query, key, value, additive, **kwargs)
     output = fast(module, query, key, value, mask, **kwargs)
+    call = AttentionCall(own, module, query, key, value, mask, kwargs)
     for tap in taps:
-        for rows in tap.rows():
-            _look(tap, rows, own, module, query, key, value, mask, kwargs)
+        tap.look(call)
     return output
 
 
-def _look(
-    tap: AttentionTap,
-    rows: Tensor | None,
-    own: Callable[..., Any],
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    kwargs: dict[str, Any],
-) -> None:
-    """Compute the maps of ``rows`` beside the fast kernel, and show them to ``tap``; the output is not needed."""
-    kwargs = dict(kwargs)
-    additive = _additive(mask, module, query, key, kwargs, rows)
-    if rows is not None:
-        query = _pick(query, rows)
-        bias = kwargs.get("position_bias")
-        if isinstance(bias, Tensor):
-            kwargs["position_bias"] = _pick(bias, rows)
-    catch = _CatchSoftmax([tap], module, _visible(additive, query, key), key.shape[2], rows=rows, stop=True)
-    try:
-        with catch:
-            own(module, query, key, value, additive, **kwargs)
-    except _Seen:
-        pass
+@dataclass(frozen=True, eq=False)
+class AttentionCall:
+    """One call of an attention function, whose maps can be computed a few rows at a time.
+
+    Attributes:
+        own: the architecture's own eager function.
+        module: the attention module.
+        query: ``[batch, head, query, d_head]``.
+        key, value: ``[batch, kv head, key, d_head]``.
+        mask: as sdpa takes it: True where a query sees a key, or additive, or ``None``.
+        kwargs: the other keywords of the call.
+    """
+
+    own: Callable[..., Any]
+    module: nn.Module
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    kwargs: Mapping[str, Any]
+
+    def show(self, tap: AttentionTap, rows: Tensor | None) -> None:
+        """Show ``tap`` the maps of ``rows [batch, k]`` (all for ``None``), by the architecture's own arithmetic."""
+        kwargs, query = dict(self.kwargs), self.query
+        additive = _additive(self.mask, self.module, query, self.key, kwargs, rows)
+        if rows is not None:
+            query = pick_rows(query, rows)
+            bias = kwargs.get("position_bias")
+            if isinstance(bias, Tensor):
+                kwargs["position_bias"] = pick_rows(bias, rows)
+        visible = _visible(additive, query, self.key)
+        catch = _CatchSoftmax([tap], self.module, visible, self.key.shape[2], rows=rows, stop=True)
+        try:
+            with catch:
+                self.own(self.module, query, self.key, self.value, additive, **kwargs)
+        except _Seen:
+            pass
+
+    @property
+    def causal(self) -> bool:
+        """Whether the call is causal by a flag, without a mask that says it."""
+        return self.mask is None and self.query.shape[2] > 1 and _causal_flag(self.module, self.kwargs)
 
 
-def _pick(tensor: Tensor, rows: Tensor) -> Tensor:
+def _causal_flag(module: nn.Module, kwargs: Mapping[str, Any]) -> bool:
+    causal = kwargs.get("is_causal")
+    return bool(getattr(module, "is_causal", True) if causal is None else causal)
+
+
+def pick_rows(tensor: Tensor, rows: Tensor) -> Tensor:
     """``tensor [batch or 1, head or 1, query, ...]`` at ``rows [batch, k]`` of its query axis."""
     rows = rows.to(tensor.device)
     if bool((rows == rows[:1]).all()):
@@ -192,20 +219,18 @@ def _additive(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
-    kwargs: dict[str, Any],
+    kwargs: Mapping[str, Any],
     rows: Tensor | None = None,
 ) -> Tensor | None:
     """The eager mask (0 or the dtype's minimum) for ``rows`` that says what sdpa's mask and ``is_causal`` say."""
     if mask is None:
-        causal = kwargs.get("is_causal")
-        causal = getattr(module, "is_causal", True) if causal is None else causal
-        if query.shape[2] == 1 or not causal:
+        if query.shape[2] == 1 or not _causal_flag(module, kwargs):
             return None
         wanted = torch.arange(query.shape[2], device=query.device)[None] if rows is None else rows.to(query.device)
         keys = torch.arange(key.shape[2], device=query.device)
         mask = (wanted[:, :, None] >= keys)[:, None]  # sdpa's is_causal is aligned at the upper left
     elif rows is not None:
-        mask = _pick(mask, rows)
+        mask = pick_rows(mask, rows)
     if mask.dtype != torch.bool:
         return mask
     zero = torch.zeros((), dtype=query.dtype, device=query.device)
@@ -336,7 +361,7 @@ class WatchBypass(TorchFunctionMode):
         for rows in self.tap.rows():
             shown = [scores, visible, pattern]
             if rows is not None:
-                shown = [_pick(tensor, rows) for tensor in shown]
+                shown = [pick_rows(tensor, rows) for tensor in shown]
             self.tap.scores(shown[0].masked_fill(~shown[1], -torch.inf), shown[1], rows)
             self.tap.pattern(shown[2], shown[1], rows)
 

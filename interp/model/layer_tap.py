@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from interp.address import Site
+from interp.model.attention import AttentionCall
 from interp.model.stacks import Stack
 
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ class LayerTap:
             yield None
         else:
             yield from wanted
+
+    def look(self, call: AttentionCall) -> None:
+        """Read the rows wanted of the maps beside the fast kernel."""
+        for rows in self.rows():
+            call.show(self, rows)
 
     def scores(self, scores: Tensor, visible: Tensor, rows: Tensor | None) -> Tensor:
         """The scores after reads and edits."""

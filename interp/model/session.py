@@ -67,6 +67,7 @@ class Session:
         eager: ``(stack, layer)`` that must run the architecture's eager attention.
         prompt: columns of the prompt; later rows are decode rows. ``None``: every row is a prompt row.
         copies: where the forward runs several copies of the batch, one after the other.
+        passing: called with (key, tensor) for everything that is read, which is then not kept.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Session:
         eager: Sequence[tuple[str, int]] = (),
         prompt: int | None = None,
         copies: Copies | None = None,
+        passing: Callable[[Key, Tensor], None] | None = None,
     ) -> None:
         self.plan = Plan(model, batch, edits, reads, gradients=gradients, eager=eager)
         self.model, self.batch, self.gradients, self.prompt = model, batch, gradients, prompt
@@ -90,6 +92,7 @@ class Session:
         self.seen: dict[At, Tensor] = {}
         self.step = -1
         self.copies = copies
+        self.passing = passing
         self._exit = ExitStack()
         self._once: set[Key] = set()
 
@@ -426,6 +429,9 @@ class Session:
                 reading.nodes[layer] = [*reading.nodes[layer], x] if again else [x]
             if again:
                 value = stitch(reading.values[layer], value, site, 0.0 if site is Site.PATTERN else -torch.inf)
+            if self.passing is not None:
+                self.passing(key, value)
+                value = value.new_empty(0)  # it was reached; what it held may go
             reading.values[layer] = value
         self._once.add(key)
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from interp.address import Site
+from interp.errors import BadInput
+from interp.model.inputs import output_embeddings
+from interp.model.row_blocks import Block
+from interp.scores.ask import Ask, Measured
+from interp.scores.position import ids_and_mask
+from interp.scores.prompts import start_token
+from interp.scores.reducer import Reducer
 
 Unembed = Callable[[Tensor], Tensor]  # [..., d_model] -> [..., vocab], without the bias
 
@@ -54,6 +63,55 @@ def _raised(result: Tensor, ids: Tensor, sample: Tensor, unembed: Unembed) -> Te
     return logits.gather(-1, index).clamp(min=0) * sample[:, None, :]
 
 
-def copying(ratio: Float[Tensor, "batch head"]) -> Float[Tensor, "batch head"]:
+class Copying(Reducer):
+    """``4 min(r, 1/2) - 1`` of :func:`copying_ratio`, from whole rows of a short drawn prompt."""
+
+    sites = frozenset({Site.RESULT})
+
+    def __init__(self, ask: Ask) -> None:
+        super().__init__(ask)
+        ids_and_mask(ask)
+        head = output_embeddings(ask.model)
+        if head is None:
+            raise BadInput(
+                f"copying: {type(ask.model.hf).__name__} has no unembedding; load it with its language head."
+            )
+        self.head = head
+        self.maps_of: dict[int, list[Tensor]] = {}
+        self.found: dict[int, Tensor] = {}
+
+    def block(self, block: Block, products: Tensor | None) -> None:
+        """Keep the rows: a drawn prompt is 26 tokens."""
+        missing = self.ask.batch.width - block.n_keys
+        self.maps_of.setdefault(block.layer, []).append(torch.nn.functional.pad(block.pattern, (0, missing)))
+
+    def finish(self, layer: int, seen: Mapping[Site, Tensor]) -> None:
+        """The ratio of this layer."""
+        batch = self.ask.batch
+        assert batch.ids is not None
+        sample = batch.mask.clone()
+        if start_token(self.ask.model) is not None:
+            sample[:, 0] = False
+        result = seen[Site.RESULT]
+        zero = self.head.forward(torch.zeros_like(result[:1, :1, 0]))
+        pattern = torch.cat(self.maps_of.pop(layer), dim=2)
+        ratio = copying_ratio(pattern, result, batch.ids, sample, lambda x: self.head.forward(x) - zero)
+        self.found[layer] = bounded_copying(ratio)
+
+    def measured(self) -> Measured:
+        """By layer."""
+        return Measured(self.found)
+
+
+def bounded_copying(ratio: Float[Tensor, "batch head"]) -> Float[Tensor, "batch head"]:
     """``4 min(r, 1/2) - 1`` in [-1, 1]: the paper's map, which states r up to 1/2; r itself can reach 1."""
     return 4 * ratio.clamp(max=0.5) - 1
+
+
+def copying(ask: Ask) -> Copying:
+    """How much a head raises the logit of what it attends to (Olsson et al., 2022), on 25 random tokens said once.
+
+    Raises:
+        BadInput: the model has no unembedding, or the prompts have no token ids.
+    """
+    return Copying(ask)

@@ -2,7 +2,7 @@
 
 All are means over query rows of attention mass, in float32, per prompt and head; NaN where a prompt has no row that
 counts. Padded rows and keys never count. BOS is an ordinary key: it takes mass away from the others, and nothing is
-renormalised. A BOS that is not repeated is nobody's earlier copy.
+renormalised unless sinks are excluded. A BOS that is not repeated is nobody's earlier copy.
 """
 
 from __future__ import annotations
@@ -11,81 +11,113 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-
-def previous_token(
-    pattern: Float[Tensor, "batch head query key"],
-    ids: Int[Tensor, "batch query"],
-    mask: Bool[Tensor, "batch query"],
-) -> Float[Tensor, "batch head"]:
-    """``[batch, head]`` mean of ``A[i, i - 1]`` over the rows from a prompt's second token on.
-
-    Args:
-        pattern: attention patterns.
-        ids: token ids; not used, so that all scores are called alike.
-        mask: real tokens; padding on either side.
-
-    Example:
-        >>> shift = torch.eye(4).roll(1, 0)[None, None]
-        >>> previous_token(shift, torch.zeros(1, 4, dtype=torch.long), torch.ones(1, 4, dtype=torch.bool))
-        tensor([[1.]])
-    """
-    rows = mask[:, 1:] & mask[:, :-1]
-    diagonal = torch.diagonal(pattern, offset=-1, dim1=-2, dim2=-1).float()  # [batch, head, query - 1]
-    return _row_mean(diagonal, rows)
+from interp.errors import BadInput
+from interp.model.row_blocks import Block
+from interp.scores.ask import Ask
+from interp.scores.reducer import RowMean
 
 
-def duplicate_token(
-    pattern: Float[Tensor, "batch head query key"],
-    ids: Int[Tensor, "batch query"],
-    mask: Bool[Tensor, "batch query"],
-) -> Float[Tensor, "batch head"]:
-    """``[batch, head]`` mean over tokens that stood before: the mass on their earlier occurrences.
+class PreviousToken(RowMean):
+    """``mean_i A[i, i - 1]`` over the rows from a prompt's second token on."""
+
+    def per_row(self, block: Block, products: Tensor | None) -> Float[Tensor, "batch head row"]:
+        """The entry one column to the left of each row's own."""
+        before = (block.rows - 1).clamp(min=0)
+        index = before[:, None, :, None].expand(-1, block.pattern.shape[1], -1, 1)
+        return block.pattern.gather(-1, index).squeeze(-1)
+
+    def counted(self, block: Block) -> Bool[Tensor, "batch row"]:
+        """Rows whose neighbour to the left is a real token."""
+        mask = ids_and_mask(self.ask)[1]
+        before = (block.rows - 1).clamp(min=0)
+        return block.real & (block.rows > 0) & mask.gather(1, before)
+
+
+class MatchMass(RowMean):
+    """Mean over the rows that have a wanted key of the mass on wanted keys: earlier copies, or what followed them.
 
     Args:
-        pattern: attention patterns.
-        ids: token ids.
-        mask: real tokens.
+        ask: what is scored.
+        followers: count the tokens after the earlier copies in place of the copies.
     """
-    earlier = earlier_copies(ids, mask)
-    return _mass_mean(pattern, earlier, earlier.any(-1))
+
+    def __init__(self, ask: Ask, *, followers: bool) -> None:
+        super().__init__(ask)
+        self.ids, self.mask = ids_and_mask(ask)
+        self.followers = followers
+        self._last: tuple[Tensor, Tensor] | None = None
+
+    def per_row(self, block: Block, products: Tensor | None) -> Float[Tensor, "batch head row"]:
+        """The mass on the wanted keys."""
+        return torch.einsum("bhrk,brk->bhr", block.pattern, self.wanted(block).to(block.pattern.dtype))
+
+    def counted(self, block: Block) -> Bool[Tensor, "batch row"]:
+        """Rows that have a wanted key."""
+        return self.wanted(block).any(-1)
+
+    def wanted(self, block: Block) -> Bool[Tensor, "batch row key"]:
+        """The keys in question; the same for every layer, so the last answer is kept."""
+        if self._last is None or self._last[0] is not block.rows or self._last[1].shape[-1] != block.n_keys:
+            earlier = earlier_copies(self.ids, self.mask, block.rows)
+            if self.followers:
+                moved = torch.zeros_like(earlier)
+                moved[..., 1:] = earlier[..., :-1]
+                own = torch.arange(earlier.shape[-1], device=earlier.device) == block.rows.unsqueeze(-1)
+                earlier = moved & ~own  # a token does not follow into itself
+            self._last = (block.rows, earlier[..., : block.n_keys])
+        return self._last[1]
 
 
-def induction(
-    pattern: Float[Tensor, "batch head query key"],
-    ids: Int[Tensor, "batch query"],
-    mask: Bool[Tensor, "batch query"],
-) -> Float[Tensor, "batch head"]:
-    """``[batch, head]`` mean over tokens that stood before: the mass on the tokens that followed.
+def previous_token(ask: Ask) -> PreviousToken:
+    """The mean of ``A[i, i - 1]`` over the rows from a prompt's second token on, in [0, 1] (Olsson et al., 2022)."""
+    ids_and_mask(ask)
+    return PreviousToken(ask)
+
+
+def duplicate_token(ask: Ask) -> MatchMass:
+    """The mean over tokens that stood before of the mass on their earlier occurrences (Wang et al., 2022)."""
+    return MatchMass(ask, followers=False)
+
+
+def induction(ask: Ask) -> MatchMass:
+    """The mean over tokens that stood before of the mass on the tokens that followed (Olsson et al., 2022).
 
     ``mean_i sum_{j < i - 1, t_j = t_i} A[i, j + 1]`` over the rows i that have such a j. On BOS and S distinct tokens
     said twice this is the mean of the diagonal at offset 1 - S over the second copy's rows; the entry before them is no
     induction event, its query being the last token of the first copy.
+    """
+    return MatchMass(ask, followers=True)
+
+
+def ids_and_mask(ask: Ask) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+    """The token ids and the real tokens of the stack that is scored.
+
+    Raises:
+        BadInput: the batch has no token ids there.
+    """
+    if ask.batch.ids is None or ask.stack.name != ask.batch.default_stack:
+        raise BadInput(
+            f"{ask.name}: it compares token ids, and stack {ask.stack.name!r} of this batch has none; score the stack "
+            f"of the tokens ({ask.batch.default_stack!r}) with prompts of ids or texts."
+        )
+    return ask.batch.ids, ask.batch.mask
+
+
+def earlier_copies(
+    ids: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"], rows: Int[Tensor, "batch row"] | None = None
+) -> Bool[Tensor, "batch row key"]:
+    """``[batch, row, key]`` True where the key is an earlier copy of the row's token; padding never counts.
 
     Args:
-        pattern: attention patterns.
         ids: token ids.
         mask: real tokens.
+        rows: columns of the rows, all for None.
+
+    Example:
+        >>> earlier_copies(torch.tensor([[7, 8, 7]]), torch.ones(1, 3, dtype=torch.bool))[0, 2].tolist()
+        [True, False, False]
     """
-    earlier = earlier_copies(ids, mask)
-    followers = torch.zeros_like(earlier)
-    followers[..., 1:] = earlier[..., :-1]
-    followers &= ~torch.eye(ids.shape[1], dtype=torch.bool, device=ids.device)  # a token does not follow into itself
-    return _mass_mean(pattern, followers, followers.any(-1))
-
-
-def earlier_copies(ids: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos pos"]:
-    """``[batch, query, key]`` True where the key is an earlier copy of the query's token; padding never counts."""
-    same = ids[:, :, None] == ids[:, None, :]
-    before = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=ids.device).tril(-1)
-    return same & before & mask[:, :, None] & mask[:, None, :]
-
-
-def _mass_mean(pattern: Tensor, wanted: Tensor, rows: Tensor) -> Tensor:
-    mass = torch.einsum("bhqk,bqk->bhq", pattern.float(), wanted.float())
-    return _row_mean(mass, rows)
-
-
-def _row_mean(per_row: Tensor, rows: Tensor) -> Tensor:
-    counted = (per_row * rows[:, None, :]).sum(-1)
-    number = rows.sum(-1)[:, None].to(counted.dtype)
-    return torch.where(number > 0, counted / number.clamp(min=1), torch.full_like(counted, torch.nan))
+    columns = torch.arange(ids.shape[1], device=ids.device)
+    rows = columns.expand(ids.shape[0], -1) if rows is None else rows
+    same = ids.gather(1, rows)[:, :, None] == ids[:, None, :]
+    return same & (columns < rows.unsqueeze(-1)) & mask.gather(1, rows)[:, :, None] & mask[:, None, :]

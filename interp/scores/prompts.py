@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.errors import BadInput
+from interp.model.batch import Batch
+from interp.model.encode import encode
+from interp.scores.ask import Ask
+
+_SAMPLE = 25  # tokens of a random sequence (Olsson et al., 2022)
 
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
@@ -57,3 +63,23 @@ def repeated_random(model: Any, seeds: Sequence[int], length: int, repeats: int)
         drawn = pool[torch.randperm(len(pool), generator=generator)[:length]].repeat(repeats)
         rows.append(torch.cat([torch.tensor([start]), drawn]) if start is not None else drawn)
     return torch.stack(rows)
+
+
+def four_repeats(ask: Ask) -> Batch:
+    """For each prompt of the ask one of 25 random tokens said four times, drawn from a seed that its ids make."""
+    return _drawn(ask, 4)
+
+
+def said_once(ask: Ask) -> Batch:
+    """For each prompt of the ask one of 25 random tokens said once, drawn from a seed that its ids make."""
+    return _drawn(ask, 1)
+
+
+def _drawn(ask: Ask, repeats: int) -> Batch:
+    if ask.batch.ids is None:
+        raise BadInput(f"{ask.name}: it draws a prompt for each prompt of the batch by its token ids; there are none.")
+    seeds = [
+        int.from_bytes(hashlib.sha256(repr((repeats, row[real].tolist())).encode()).digest()[:6], "big")
+        for row, real in zip(ask.batch.ids, ask.batch.mask, strict=True)
+    ]
+    return encode(ask.model, repeated_random(ask.model, seeds, _SAMPLE, repeats))

@@ -2,43 +2,58 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-from collections.abc import Iterable, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from interp.address import At, Site
 from interp.errors import BadInput
 from interp.model.batch import Batch
-from interp.model.encode import encode
 from interp.model.handle import Model
-from interp.model.inputs import fewest_logits, output_embeddings
-from interp.model.run import run
-from interp.names import lookup
+from interp.model.stacks import Stack
+from interp.names import lookup, unknown
 from interp.results import HeadScores
 from interp.scores import SCORES
-from interp.scores.copying import copying, copying_ratio
-from interp.scores.prompts import repeated_random, start_token
+from interp.scores.ask import Ask, Measured
+from interp.scores.dropping import Sinks, dropped_columns
+from interp.scores.kinds import Score
+from interp.scores.reducer import Reducer
 
-_SAMPLE = 25  # tokens of a random sequence (Olsson et al., 2022)
-_REPEATS = 4
+Names = str | Iterable[str] | Mapping[str, Mapping[str, Any]]
 
 
-def score(model: Model, batch: Batch, names: str | Iterable[str]) -> dict[str, HeadScores]:
-    """Name -> score of every head of the default stack, per prompt.
+def score(
+    model: Model,
+    batch: Batch,
+    names: Names,
+    *,
+    stack: str | None = None,
+    exclude_sinks: Sinks = None,
+    seed: int = 0,
+    block: int | None = None,
+    progress: Callable[[int], Any] | None = None,
+) -> dict[str, HeadScores]:
+    """Name -> score of every head, per prompt.
 
     Args:
         model: the handle.
-        batch: the prompts. Scores that bring their own random prompts (``prefix_matching``, ``copying``) draw one for
-            each prompt of the batch, seeded by its token ids.
-        names: one name or several of ``interp.scores.SCORES``. Those of the batch itself come from one forward.
+        batch: the prompts.
+        names: one name or several of ``interp.scores.SCORES``; or a mapping label -> options, where the score is the
+            label itself or the option ``"score"``: ``{"entropy": {}, "to image": {"score": "group_mass", ...}}``.
+        stack: whose heads; the default stack (the vision stack for scores of image grids) for None.
+        exclude_sinks: key columns to leave out before rows are renormalised; see
+            :func:`interp.scores.dropping.dropped_columns`.
+        seed: of what scores draw.
+        block: entries of maps held at once.
+        progress: called with the number of forwards just finished.
 
     Raises:
         UnknownName: with near matches.
-        BadInput: the batch has no token ids.
+        BadInput: an option that a score does not have, or prompts that it cannot use.
         Unsupported: the model's patterns cannot be read.
 
     Example:
@@ -48,97 +63,103 @@ def score(model: Model, batch: Batch, names: str | Iterable[str]) -> dict[str, H
         >>> interp.score(model, batch, "induction")["induction"].values.shape
         (2, 2)
     """
-    wanted = [names] if isinstance(names, str) else list(names)
-    for name in wanted:
-        lookup(name, SCORES, "score")
-    if not wanted:
+    wanted = _wanted(names)
+    made: dict[str, Measured] = {}
+    stacks: dict[str, Stack] = {}
+    passes: dict[tuple[str, str], tuple[Ask, dict[str, Reducer]]] = {}
+    for label, (entry, options) in wanted.items():
+        place = _stack(model, entry, stack)
+        stacks[label] = place
+        ask = Ask(label, model, batch, place, None, seed, block, progress)
+        key = (entry.prompts, place.name)
+        if entry.prompts != "given":
+            ask = replace(ask, batch=_function(entry.prompts)(ask) if key not in passes else passes[key][0].batch)
+        ask = replace(ask, dropped=dropped_columns(exclude_sinks, ask.batch, place))
+        found = _function(entry.function)(ask, **options)
+        if isinstance(found, Reducer):
+            passes.setdefault(key, (ask, {}))[1][label] = found
+        else:
+            made[label] = found
+    for ask, reducers in passes.values():
+        ask.stream(list(reducers.values()))
+        made |= {label: reducer.measured() for label, reducer in reducers.items()}
+    return {label: _table(label, *wanted[label], made[label], model, stacks[label], exclude_sinks) for label in wanted}
+
+
+def _wanted(names: Names) -> dict[str, tuple[Score, dict[str, Any]]]:
+    if isinstance(names, str):
+        given: Mapping[str, Mapping[str, Any]] = {names: {}}
+    elif isinstance(names, Mapping):
+        given = names
+    else:
+        given = {name: {} for name in names}
+    if not given:
         raise BadInput(f"score: no names were given; known: {', '.join(SCORES)}.")
-    if batch.ids is None:
-        raise BadInput("score: these scores compare token ids, and the batch has none.")
-    model.stack().require(Site.PATTERN, edit=False)
-    found: dict[str, np.ndarray] = {}
-    ours = [name for name in wanted if SCORES[name].needs == "pattern"]
-    if ours:
-        found |= _from_patterns(model, batch, ours)
-    if "prefix_matching" in wanted:
-        drawn = _drawn(model, batch, _REPEATS)
-        found["prefix_matching"] = _from_patterns(model, drawn, ["prefix_matching"])["prefix_matching"]
-    if "copying" in wanted:
-        found["copying"] = _copying(model, _drawn(model, batch, 1))
-    return {
-        name: HeadScores.from_array(
-            found[name],
-            name=name,
-            quantity="score",
-            sense=0,
-            sample_axis="prompt",
-            stack=model.default_stack,
-            metadata={"model": model.name, "source": SCORES[name].source, "prompts": SCORES[name].needs},
-        )
-        for name in wanted
+    wanted = {}
+    for label, options in given.items():
+        own = dict(options)
+        name = own.pop("score", label)
+        entry = lookup(name, SCORES, "score")
+        known = list(inspect.signature(_function(entry.function)).parameters)[1:]
+        for option in own:
+            if option not in known:
+                raise BadInput(unknown(option, known, f"option of score {name!r}"))
+        wanted[label] = (entry, own)
+    return wanted
+
+
+def _function(path: str) -> Callable[..., Any]:
+    module, name = path.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _stack(model: Model, entry: Score, stack: str | None) -> Stack:
+    if stack is None and entry.where == "vision" and not model.default_stack.startswith("vision"):
+        stack = "vision"
+    return model.stack(stack)
+
+
+def _table(
+    label: str,
+    entry: Score,
+    options: Mapping[str, Any],
+    found: Measured,
+    model: Model,
+    stack: Stack,
+    sinks: Sinks,
+) -> HeadScores:
+    about = {
+        "model": model.name,
+        "source": entry.source,
+        "prompts": entry.prompts,
+        "options": {name: repr(value) for name, value in options.items()},
+        "exclude_sinks": sinks if isinstance(sinks, str | int | None) else "columns given",
     }
+    return HeadScores.from_array(
+        _grid(found, stack),
+        name=label,
+        quantity="score",
+        sense=entry.sense,
+        sample_axis=found.sample_axis,
+        stack=stack.name,
+        default_stack=model.default_stack,
+        unit=found.unit,
+        exists=_exists(stack, found.unit),
+        positions=found.bins,
+        metadata={**about, **found.metadata},
+    )
 
 
-def _layers(model: Model) -> list[int]:
-    stack = model.stack()
-    return [layer for layer in range(stack.n_layers) if stack.n_heads(layer)]
+def _exists(stack: Stack, unit: str) -> np.ndarray:
+    counts = [(stack.n_kv_heads if unit == "kv" else stack.n_heads)(layer) for layer in range(stack.n_layers)]
+    return np.arange(max(counts))[None, :] < np.array(counts)[:, None]
 
 
-def _grid(model: Model, by_layer: dict[int, Tensor], count: int) -> np.ndarray:
-    """``[prompt, layer, head]`` with NaN where there is no head."""
-    stack = model.stack()
-    widest = max(stack.n_heads(layer) for layer in range(stack.n_layers))
-    grid = np.full((count, stack.n_layers, widest), np.nan)
-    for layer, values in by_layer.items():
+def _grid(found: Measured, stack: Stack) -> np.ndarray:
+    """``[sample, layer, head]`` (with ``bin``), NaN where there is no head or the score has no value."""
+    exists = _exists(stack, found.unit)
+    first: Tensor = next(iter(found.by_layer.values()))
+    grid = np.full((first.shape[0], *exists.shape, *first.shape[2:]), np.nan)
+    for layer, values in found.by_layer.items():
         grid[:, layer, : values.shape[1]] = values.double().cpu().numpy()
-    return grid
-
-
-def _from_patterns(model: Model, batch: Batch, names: Sequence[str]) -> dict[str, np.ndarray]:
-    assert batch.ids is not None
-    reads = [At(Site.PATTERN, layer=layer) for layer in _layers(model)]
-    seen = run(model, batch, read=reads, logits=fewest_logits(model))
-    made: dict[str, np.ndarray] = {}
-    for name in names:
-        module, function = SCORES[name].function.split(":")
-        reduce = getattr(importlib.import_module(module), function)
-        by_layer = {
-            layer: reduce(seen[at], batch.ids, batch.mask) for layer, at in zip(_layers(model), reads, strict=True)
-        }
-        made[name] = _grid(model, by_layer, len(batch))
-    return made
-
-
-def _drawn(model: Model, batch: Batch, repeats: int) -> Batch:
-    assert batch.ids is not None
-    seeds = [
-        int.from_bytes(hashlib.sha256(repr((repeats, row[real].tolist())).encode()).digest()[:6], "big")
-        for row, real in zip(batch.ids, batch.mask, strict=True)
-    ]
-    return encode(model, repeated_random(model, seeds, _SAMPLE, repeats))
-
-
-def _copying(model: Model, batch: Batch) -> np.ndarray:
-    head = output_embeddings(model)
-    if head is None:
-        raise BadInput(f"copying: {type(model.hf).__name__} has no unembedding; load it with its language head.")
-    assert batch.ids is not None
-    sample = batch.mask.clone()
-    if start_token(model) is not None:
-        sample[:, 0] = False
-    zero = None
-
-    def unembed(x: Tensor) -> Tensor:
-        nonlocal zero
-        if zero is None:
-            zero = head.forward(torch.zeros_like(x[:1, :1]))
-        return head.forward(x) - zero
-
-    by_layer: dict[int, Tensor] = {}
-    reads = [At(site, layer=layer) for layer in _layers(model) for site in (Site.PATTERN, Site.RESULT)]
-    seen = run(model, batch, read=reads, logits="last")
-    with torch.no_grad():
-        for layer in _layers(model):
-            pattern, result = seen[At(Site.PATTERN, layer=layer)], seen[At(Site.RESULT, layer=layer)]
-            by_layer[layer] = copying(copying_ratio(pattern, result, batch.ids, sample, unembed))
-    return _grid(model, by_layer, len(batch))
+    return grid if found.sample_axis is not None else grid[0]

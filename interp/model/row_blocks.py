@@ -1,0 +1,139 @@
+"""``Block``: a few query rows of one layer's attention maps, and ``Watcher``: what wants to see them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.address import Site
+from interp.model.stacks import Stack
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """A few query rows of one layer's maps. Keys are columns ``0 .. key - 1``; what is missing at the end is 0.
+
+    Attributes:
+        stack: whose maps.
+        layer: block index.
+        rows: ``[batch, row]`` columns of the query rows.
+        real: ``[batch, row]`` True at rows that are real tokens.
+        whole: ``[batch, head, row, key]`` float32 the pattern as the model has it; 0 at blocked keys and at padding.
+        visible: ``[batch or 1, head or 1, row, key]`` True where a query sees a key.
+        kept: ``[batch, key]`` False at columns that ``exclude_sinks`` leaves out; None for all.
+        logits: ``[batch, head, row, key]`` float32 scores, blocked = -inf; None unless a watcher asked.
+        seen: Q, K, V, RESID_PRE of this layer, in the axes of the site, where a watcher asked for them.
+    """
+
+    stack: Stack
+    layer: int
+    rows: Int[Tensor, "batch row"]
+    real: Bool[Tensor, "batch row"]
+    whole: Float[Tensor, "batch head row key"]
+    visible: Bool[Tensor, "#batch #head row key"]
+    kept: Bool[Tensor, "batch key"] | None
+    logits: Float[Tensor, "batch head row key"] | None
+    seen: Mapping[Site, Tensor]
+
+    @property
+    def n_keys(self) -> int:
+        """Key columns that this block holds."""
+        return self.whole.shape[-1]
+
+    @cached_property
+    def pattern(self) -> Float[Tensor, "batch head row key"]:
+        """The maps as they are; with left-out columns, those are 0 and each row is rescaled to sum to 1.
+
+        A row whose whole mass lay on left-out columns is 0.
+        """
+        if self.kept is None:
+            return self.whole
+        left = self.whole * self.kept[:, None, None, : self.n_keys]
+        return left / self.kept_mass.clamp(min=torch.finfo(left.dtype).tiny).unsqueeze(-1)
+
+    @cached_property
+    def mass(self) -> Float[Tensor, "batch head row"]:
+        """What each row sums to: 1, less where the model has sink logits, 0 at padding."""
+        return self.whole.sum(-1)
+
+    @cached_property
+    def kept_mass(self) -> Float[Tensor, "batch head row"]:
+        """The mass on the columns that are not left out, before rows are rescaled."""
+        if self.kept is None:
+            return self.mass
+        return torch.einsum("bhrk,bk->bhr", self.whole, self.kept[:, : self.n_keys].to(self.whole.dtype))
+
+    @cached_property
+    def open_keys(
+        self,
+    ) -> Bool[
+        Tensor,
+        (
+            batch  # head row key
+        ),
+    ]:
+        """Keys that a row sees and that are not left out."""
+        seen = self.visible.expand(self.whole.shape[0], -1, -1, -1)
+        return seen if self.kept is None else seen & self.kept[:, None, None, : self.n_keys]
+
+    @cached_property
+    def n_open(
+        self,
+    ) -> Int[
+        Tensor,
+        (
+            batch  # head row
+        ),
+    ]:
+        """How many keys a row sees, left-out columns not counted."""
+        return self.open_keys.sum(-1)
+
+
+class Watcher(Protocol):
+    """What wants to see blocks of maps, and activations, while a forward runs.
+
+    ``start`` is called once per layer when q, k, v (and what comes before) are there, then ``block`` for each block of
+    rows, then ``finish`` when everything asked for of that layer has been seen. Nothing that is passed may be changed.
+    """
+
+    @property
+    def sites(self) -> frozenset[Site]:
+        """Activations that it wants of each layer."""
+        ...
+
+    @property
+    def maps(self) -> bool:
+        """Whether it wants blocks at all."""
+        ...
+
+    @property
+    def logits(self) -> bool:
+        """Whether blocks must carry the scores."""
+        ...
+
+    @property
+    def rows(self) -> Int[Tensor, "batch k"] | None:
+        """The only query rows that it wants, as columns; all for None."""
+        ...
+
+    def features(self, layer: int, n_keys: int) -> Float[Tensor, "#batch key feature"] | None:
+        """Columns that every row is multiplied by, for ``block``'s ``products``; None for none."""
+        ...
+
+    def start(self, layer: int, seen: Mapping[Site, Tensor]) -> None:
+        """The layer begins."""
+        ...
+
+    def block(self, block: Block, products: Float[Tensor, "batch head row feature"] | None) -> None:
+        """A block of rows; ``products`` is ``block.pattern @ features``."""
+        ...
+
+    def finish(self, layer: int, seen: Mapping[Site, Tensor]) -> None:
+        """Everything asked for of the layer has been seen."""
+        ...

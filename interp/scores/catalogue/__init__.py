@@ -1,0 +1,1 @@
+"""The catalogue of head scores, one file per family; data alone."""
