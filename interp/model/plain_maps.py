@@ -46,7 +46,7 @@ class PlainMaps:
             mask = self._rows_of(self.call.mask, rows)[..., : len(self.columns)]
             visible = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
             seen = visible.flatten(0, -2).any(0).nonzero()
-            last = int(seen.max()) + 1 if len(seen) else 1
+            last = max(int(seen.max()) + 1 if len(seen) else 1, min(last, len(self.columns)))
             visible = visible[..., :last]
             additive = None if mask.dtype == torch.bool else mask[..., :last].float()
         elif self.call.causal:

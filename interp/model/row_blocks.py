@@ -17,7 +17,10 @@ from interp.model.stacks import Stack
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """A few query rows of one layer's maps. Keys are columns ``0 .. key - 1``; what is missing at the end is 0.
+    """A few query rows of one layer's maps. Keys are columns ``0 .. key - 1``.
+
+    Keys that no row of the block sees may be missing at the end; a row's own column is always there (in
+    self-attention).
 
     Attributes:
         stack: whose maps.

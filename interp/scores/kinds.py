@@ -35,6 +35,8 @@ class Score:
         prompts: ``given`` the batch's own, else ``module:function`` that draws them, ``function(ask) -> Batch``.
         options: its own options, name -> what it means and its default.
         sense: +1 where a larger value is meant to say that the head helps, 0 else.
+        forwards: how many forwards of its own it runs, for the plan; empty where it shares one pass, or needs none.
+        whole: its value is of all prompts together, so that the batch is never taken apart.
     """
 
     summary: str
@@ -50,6 +52,8 @@ class Score:
     prompts: str = "given"
     options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     sense: int = 0
+    forwards: str = ""
+    whole: bool = False
 
     def __str__(self) -> str:
         return self.summary

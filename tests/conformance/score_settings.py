@@ -31,4 +31,6 @@ def with_spans(batch: Batch, **slices: slice) -> Batch:
     return replace(batch, spans={**batch.spans, **spans})
 
 
-SETTINGS: Mapping[str, Setting] = {}
+SETTINGS: Mapping[str, Setting] = {
+    "negative_attention": lambda case, batch: (batch, {"yes": 0, "no": 1}),
+}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.scores.copying import copying, copying_ratio
+from interp.scores.copying import bounded_copying, copying_ratio
 
 VOCABULARY = 10
 IDS = torch.tensor([[0, 4, 7, 2]])  # a start token and three tokens
@@ -61,4 +61,4 @@ def test_a_constant_added_to_every_logit_changes_nothing() -> None:
 
 def test_the_map_is_cut_at_a_half() -> None:
     ratios = torch.tensor([[0.0, 0.25, 0.5, 1.0]])
-    torch.testing.assert_close(copying(ratios), torch.tensor([[-1.0, 0.0, 1.0, 1.0]]))
+    torch.testing.assert_close(bounded_copying(ratios), torch.tensor([[-1.0, 0.0, 1.0, 1.0]]))

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
+from planted import ask_for, reduced
 from torch import Tensor
 
-from interp.scores.position import duplicate_token, induction, previous_token
+import interp
+from interp.scores import position
+from interp.scores.ask import Ask
 
-Reducer = Callable[[Tensor, Tensor, Tensor], Tensor]
-REDUCERS: dict[str, Reducer] = {
-    "previous_token": previous_token,
-    "duplicate_token": duplicate_token,
-    "induction": induction,
-}
+REDUCERS = ("previous_token", "duplicate_token", "induction")
+
+
+def reduce(name: str, pattern: Tensor, ids: Tensor, mask: Tensor | None = None, rows_per_block: int = 3) -> Tensor:
+    """``[batch, head]`` the score of planted maps."""
+    ask = ask_for(ids=ids, mask=mask, model="induction")
+    return reduced(getattr(position, name)(ask), pattern, rows_per_block=rows_per_block).float()
 
 
 def wanted_keys(name: str, ids: list[int], query: int) -> list[int] | None:
@@ -60,10 +64,11 @@ def random_case(seed: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("rows", [1, 4, 11])
 @pytest.mark.parametrize("name", REDUCERS)
-def test_equals_the_definition_row_by_row(name: str, seed: int) -> None:
+def test_equals_the_definition_row_by_row(name: str, seed: int, rows: int) -> None:
     pattern, ids, mask = random_case(seed)
-    found = REDUCERS[name](pattern, ids, mask)
+    found = reduce(name, pattern, ids, mask, rows)
     torch.testing.assert_close(found, by_loops(name, pattern, ids, mask), equal_nan=True, atol=1e-6, rtol=0)
     assert found[3].isnan().all(), "one token: no row counts"
     assert found.isnan().logical_or((found >= 0) & (found <= 1)).all()
@@ -81,7 +86,7 @@ def test_written_out(name: str) -> None:
         "duplicate_token": (0.5 + 0.1875) / 2,
         "induction": (0.125 + 0.5) / 2,  # rows 2 and 3: after the 7 came place 1, after the 8 place 2
     }
-    found = REDUCERS[name](pattern, ids, torch.ones(1, 4, dtype=torch.bool))
+    found = reduce(name, pattern, ids)
     assert found.item() == pytest.approx(wanted[name], abs=1e-7)
 
 
@@ -89,8 +94,8 @@ def test_a_word_said_twice_at_once_is_no_induction_row() -> None:
     """What followed the copy is the token itself: that row is left out, and the prompt has no other."""
     ids = torch.tensor([[0, 5, 5]])
     pattern = torch.eye(3)[None, None]
-    assert induction(pattern, ids, torch.ones(1, 3, dtype=torch.bool)).isnan().all()
-    assert duplicate_token(pattern, ids, torch.ones(1, 3, dtype=torch.bool)).item() == 0
+    assert reduce("induction", pattern, ids).isnan().all()
+    assert reduce("duplicate_token", pattern, ids).item() == 0
 
 
 @pytest.mark.parametrize("with_bos", [False, True])
@@ -110,7 +115,7 @@ def test_on_repeats_the_diagonal_without_its_first_entry(with_bos: bool) -> None
     stray = diagonal[: len(diagonal) - s]  # rows before the second copy: no induction events
     assert len(stray) == 1 + with_bos
     assert diagonal.mean() == pytest.approx((s + float(stray.sum())) / (s + len(stray)), abs=1e-6)
-    assert induction(pattern, ids, torch.ones_like(ids, dtype=torch.bool)).item() == 1
+    assert reduce("induction", pattern, ids).item() == 1
 
 
 def test_four_copies_sum_over_the_earlier_ones() -> None:
@@ -124,15 +129,14 @@ def test_four_copies_sum_over_the_earlier_ones() -> None:
         followers = [1 + earlier * s + place + 1 for earlier in range(copy)] if query else []
         pattern[0, 0, query, followers or [0]] = 1 / max(len(followers), 1)
         pattern[0, 1, query, [1 + earlier * s + place for earlier in range(copy)] or [0]] = 1 / max(copy, 1)
-    mask = torch.ones_like(ids, dtype=torch.bool)
-    torch.testing.assert_close(induction(pattern, ids, mask), torch.tensor([[1.0, 0.0]]))
-    torch.testing.assert_close(duplicate_token(pattern, ids, mask), torch.tensor([[0.0, 1.0]]))
+    torch.testing.assert_close(reduce("induction", pattern, ids), torch.tensor([[1.0, 0.0]]))
+    torch.testing.assert_close(reduce("duplicate_token", pattern, ids), torch.tensor([[0.0, 1.0]]))
 
 
 @pytest.mark.parametrize("name", REDUCERS)
-def test_half_precision_maps_are_reduced_in_float32(name: str) -> None:
-    pattern, ids, mask = random_case(1)
-    half = pattern.bfloat16()
-    found = REDUCERS[name](half, ids, mask)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, by_loops(name, half.float(), ids, mask), equal_nan=True, atol=1e-6, rtol=0)
+def test_stacks_without_tokens_are_refused(name: str) -> None:
+    """The scores compare ids: a batch that has none is refused before anything runs."""
+    ask = ask_for(4)
+    bare = Ask(name, ask.model, replace(ask.batch, ids=None), ask.stack)
+    with pytest.raises(interp.BadInput, match="token ids"):
+        getattr(position, name)(bare)

@@ -1,0 +1,122 @@
+"""Measuring: what is asked of one batch, every shared pass once, and the parts of a batch put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp.errors import BadInput
+from interp.model.batch import Batch
+from interp.model.handle import Model
+from interp.scores.ask import Ask, Measured
+from interp.scores.dropping import Sinks, dropped_columns
+from interp.scores.planning import Wanted, function_of
+from interp.scores.reducer import Reducer
+
+
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """What holds for every score of a scoring.
+
+    Attributes:
+        exclude_sinks: key columns to leave out.
+        seed: of what is drawn.
+        block: entries of maps held at once, None for the default.
+        progress: called with the number of forwards just finished.
+        change: what is done to every batch before it runs; None for nothing.
+    """
+
+    exclude_sinks: Sinks = None
+    seed: int = 0
+    block: int | None = None
+    progress: Callable[[int], Any] | None = None
+    change: Callable[[Batch], Batch] | None = None
+
+
+def measure(model: Model, batch: Batch, wanted: Sequence[Wanted], settings: Settings) -> dict[str, Measured]:
+    """Label -> what was found on ``batch``.
+
+    Every reducer is made, and so checked, before the first forward; then each (prompts, stack) runs once.
+
+    Args:
+        model: the handle.
+        batch: the prompts.
+        wanted: the scores.
+        settings: what holds for all of them.
+    """
+    drawn: dict[str, Batch] = {}
+    passes: dict[tuple[str, str], tuple[Ask, dict[str, Reducer]]] = {}
+    later: list[tuple[Wanted, Ask]] = []
+    for one in wanted:
+        ask = _ask(model, batch, one, settings, drawn)
+        if one.shares:
+            made = function_of(one.entry.function)(ask, **one.options)
+            passes.setdefault((one.entry.prompts, one.stack.name), (ask, {}))[1][one.label] = made
+        else:
+            later.append((one, ask))
+    found: dict[str, Measured] = {}
+    for ask, reducers in passes.values():
+        ask.stream(list(reducers.values()))
+        found |= {label: reducer.measured() for label, reducer in reducers.items()}
+    for one, ask in later:
+        found[one.label] = _by_itself(one, ask)
+    return {one.label: found[one.label] for one in wanted}
+
+
+def _by_itself(one: Wanted, ask: Ask) -> Measured:
+    made = function_of(one.entry.function)(ask, **one.options)
+    if not isinstance(made, Reducer):
+        return made
+    ask.stream([made])
+    return made.measured()
+
+
+def _ask(model: Model, batch: Batch, one: Wanted, settings: Settings, drawn: dict[str, Batch]) -> Ask:
+    ask = Ask(one.label, model, batch, one.stack, None, settings.seed, settings.block, settings.progress)
+    if one.entry.needs == "weights":
+        return ask
+    prompts = one.entry.prompts
+    if prompts not in drawn:
+        own = batch if prompts == "given" else function_of(prompts)(ask)
+        drawn[prompts] = own if settings.change is None else settings.change(own)
+    sinks = settings.exclude_sinks
+    if isinstance(sinks, Tensor) and prompts != "given":
+        raise BadInput(
+            f"exclude_sinks: columns of the prompts given mean nothing to {one.name}, which draws its own prompts; use "
+            "'first' or a number of first tokens, or ask for it by itself."
+        )
+    return replace(ask, batch=drawn[prompts], dropped=dropped_columns(sinks, drawn[prompts], one.stack))
+
+
+def part_of(settings: Settings, wanted: Sequence[Wanted], index: Tensor, size: int) -> tuple[Settings, list[Wanted]]:
+    """Settings and options for the prompts ``index`` of ``size``: masks over prompts are cut with them.
+
+    Args:
+        settings: of the whole batch.
+        wanted: the scores.
+        index: which prompts.
+        size: prompts of the whole batch.
+    """
+
+    def cut(value: Any) -> Any:
+        return value[index] if isinstance(value, Tensor) and value.ndim > 1 and value.shape[0] == size else value
+
+    smaller = [replace(one, options={name: cut(value) for name, value in one.options.items()}) for one in wanted]
+    return replace(settings, exclude_sinks=cut(settings.exclude_sinks)), smaller
+
+
+def joined(parts: Sequence[Mapping[str, Measured]]) -> dict[str, Measured]:
+    """Label -> what was found on all parts, one after the other."""
+    if len(parts) == 1:
+        return dict(parts[0])
+    made = {}
+    for label, first in parts[0].items():
+        layers = {
+            layer: torch.cat([part[label].by_layer[layer] for part in parts]) for layer in parts[0][label].by_layer
+        }
+        made[label] = replace(first, by_layer=layers)
+    return made
