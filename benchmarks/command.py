@@ -59,7 +59,7 @@ def main(script: str, measure: Measure, variants: Variants | None = None) -> Non
         write(Path(script).stem, lines, asdict(settings), output)
 
 
-def peak_of(script: str, variant: str, settings: Settings, length: int = 0) -> float:
-    """Bytes by which a fresh process grows while it runs a variant of ``script``."""
+def peak_of(script: str, variant: str, settings: Settings, length: int = 0, *, repeats: int = 3) -> float:
+    """Bytes by which a fresh process grows while it runs a variant of ``script``: the median of ``repeats`` ones."""
     arguments = ["--threads", str(settings.threads), "--length", str(length), *(["--quick"] if settings.quick else [])]
-    return peak(script, variant, *arguments, repeats=1 if settings.quick else 3)
+    return peak(script, variant, *arguments, repeats=1 if settings.quick else repeats)

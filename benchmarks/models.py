@@ -32,7 +32,7 @@ def llama_6x512(quick: bool = False) -> hf.LlamaForCausalLM:
         num_hidden_layers=n_layers,
         num_attention_heads=8,
         num_key_value_heads=8,
-        max_position_embeddings=8192,
+        max_position_embeddings=32768,
     )
     config.architectures = ["LlamaForCausalLM"]
     return hf.LlamaForCausalLM(config).eval()

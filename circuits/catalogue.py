@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 from circuits.config import config_files, load_config
 from circuits.methods import METHODS
@@ -29,6 +30,43 @@ def scores() -> dict[str, str]:
     return {name: entry.summary for name, entry in SCORES.items()}
 
 
+def labels() -> dict[str, str]:
+    """Head label -> its line."""
+    from interp.scores.labels import HEAD_TYPES
+
+    return {name: kind.summary for name, kind in HEAD_TYPES.items()}
+
+
+def score_facts(name: str) -> dict[str, str]:
+    """What the list says of a score below its line."""
+    from circuits.score_card import score_facts as facts
+
+    return facts(name)
+
+
+def score_card(name: str) -> dict[str, Any]:
+    """Everything that is known of a score."""
+    from circuits.score_card import score_card as card
+
+    return card(name)
+
+
+def label_facts(name: str) -> dict[str, str]:
+    """What the list says of a head label below its line."""
+    from interp.scores.labels import HEAD_TYPES
+
+    kind = HEAD_TYPES[name]
+    tested = kind.test.words if kind.test else f"no test here: {kind.missing}"
+    return {"stage": kind.stage, "test": tested, "source": kind.source}
+
+
+def label_card(name: str) -> dict[str, Any]:
+    """Everything that is known of a head label."""
+    from interp.scores.labels import HEAD_TYPES
+
+    return {"kind": "label", "name": name, "line": HEAD_TYPES[name].summary, **HEAD_TYPES[name].card()}
+
+
 def edits() -> dict[str, str]:
     """Edit -> its line."""
     from interp.edits.catalogue import EDITS
@@ -49,7 +87,12 @@ KINDS: Mapping[str, Callable[[], dict[str, str]]] = MappingProxyType(
         "task": lambda: dict(TASKS),
         "method": lambda: dict(METHODS),
         "score": scores,
+        "label": labels,
         "edit": edits,
         "model": models,
     }
 )
+
+# kinds with more to say than a line: below each name in `circuits list KIND`, and in `circuits show NAME`
+FACTS: Mapping[str, Callable[[str], dict[str, str]]] = MappingProxyType({"score": score_facts, "label": label_facts})
+CARDS: Mapping[str, Callable[[str], dict[str, Any]]] = MappingProxyType({"score": score_card, "label": label_card})

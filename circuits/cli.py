@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -38,13 +38,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing els
 @app.command("list")
 def list_names(
     kind: Annotated[
-        str | None, typer.Argument(metavar="[KIND]", help="experiment, task, method, score, edit or model.")
+        str | None,
+        typer.Argument(metavar="[KIND]", help="experiment, task, method, score, label, edit or model."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Every named experiment, task, method, score, edit and zoo model, one line each."""
+    """Every named experiment, task, method, score, label, edit and zoo model, one line each; of one kind, the facts."""
     with exit_codes():
-        from circuits.catalogue import KINDS
+        from circuits.catalogue import FACTS, KINDS
         from interp.names import lookup
 
         chosen = KINDS
@@ -52,36 +53,51 @@ def list_names(
             singular = kind.lower().removesuffix("s")
             chosen = {singular: lookup(singular, KINDS, "kind")}
         found = {name: entries() for name, entries in chosen.items()}
+        facts = {name: FACTS[name] for name in found if kind is not None and name in FACTS}
         if as_json:
-            rows = [{"kind": k, "name": n, "line": line} for k, entries in found.items() for n, line in entries.items()]
-            return _print_json(rows)
+            return _print_json(
+                [
+                    {"kind": k, "name": n, "line": line, **(facts[k](n) if k in facts else {})}
+                    for k, entries in found.items()
+                    for n, line in entries.items()
+                ]
+            )
         width = max((len(name) for entries in found.values() for name in entries), default=0)
         for number, (name, entries) in enumerate(found.items()):
             print(("\n" if number else "") + f"{name.upper()}S")
             for entry, line in entries.items():
                 print(f"  {entry:<{width}}  {line}")
+                if name in facts:
+                    for label, words in facts[name](entry).items():
+                        print(f"  {'':<{width}}    {label}: {words}")
 
 
 @app.command()
-def show(name: Name, as_json: AsJson = False) -> None:
-    """The config of an experiment, what it measures, what it needs and what it writes."""
+def show(
+    name: Name,
+    kind: Annotated[
+        str | None, typer.Option(help="Where several things have the name: experiment, score, label ...")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The config of an experiment, what it measures, needs and writes; or all that is known of a score or a label."""
     with exit_codes():
         from circuits.config import load_config
         from circuits.experiments import EXPERIMENTS
 
-        other = None if name.endswith((".yaml", ".yml")) else _line_of(name)
-        if other is not None:
-            return _print_json(other) if as_json else print(f"{other['name']} ({other['kind']}): {other['line']}")
+        entries = [] if name.endswith((".yaml", ".yml")) else _entries_of(name, kind)
+        if entries:
+            return _print_json(entries[0]) if as_json else _print_entry(entries[0], entries[1:])
         named = load_config(name)
-        kind = EXPERIMENTS[named.config.experiment]
+        experiment = EXPERIMENTS[named.config.experiment]
         settings = named.config.settings()
         about = {
             "name": named.name,
             "about": named.config.about,
             "command": named.command,
-            "measures": kind.measures,
-            "needs": kind.needs,
-            "writes": kind.writes,
+            "measures": experiment.measures,
+            "needs": experiment.needs,
+            "writes": experiment.writes,
             "config": settings,
         }
         if as_json:
@@ -94,6 +110,7 @@ def show(name: Name, as_json: AsJson = False) -> None:
         for key, value in settings.items():
             print(f"  {key} = {_short(value)}")
             print(f"      {fields[key].description or ''}")
+        _print_namesakes(name, _kinds_of(name))
 
 
 @app.command()
@@ -159,17 +176,61 @@ def _leave(message: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
-def _line_of(name: str) -> dict[str, str] | None:
-    """The entry called ``name`` of a registry that is not an experiment, if there is one."""
-    from circuits.catalogue import KINDS
-    from circuits.config import config_files
+def _entries_of(name: str, kind: str | None) -> list[dict[str, Any]]:
+    """What is called ``name`` and is no experiment, with its whole card where there is one; nothing for an experiment.
 
-    if name in config_files():
-        return None
-    for kind, entries in KINDS.items():
-        if kind != "experiment" and name in (found := entries()):
-            return {"kind": kind, "name": name, "line": found[name]}
-    return None
+    Args:
+        name: the name asked for.
+        kind: only things of this kind.
+    """
+    from circuits.catalogue import CARDS, KINDS
+    from circuits.config import config_files
+    from interp.names import lookup
+
+    if kind is None and name in config_files():
+        return []
+    kinds = [one for one in KINDS if one != "experiment"]
+    if kind is not None:
+        lookup(kind, KINDS, "kind")
+        if kind == "experiment":
+            return []
+        kinds = [kind]
+        lookup(name, KINDS[kind](), kind)
+    return [
+        CARDS[one](name) if one in CARDS else {"kind": one, "name": name, "line": found[name]}
+        for one in kinds
+        if name in (found := KINDS[one]())
+    ]
+
+
+def _kinds_of(name: str) -> list[str]:
+    """The kinds, experiments left out, in which something has this name."""
+    from circuits.catalogue import KINDS
+
+    return [kind for kind, entries in KINDS.items() if kind != "experiment" and name in entries()]
+
+
+def _print_entry(entry: dict[str, Any], others: Sequence[dict[str, Any]]) -> None:
+    """A card: its line, one paragraph per fact, its options, its definition from the source, its namesakes."""
+    print(f"{entry['name']} ({entry['kind']}): {entry['line']}")
+    facts = {key: value for key, value in entry.items() if key not in ("kind", "name", "line") and value}
+    definition, options = facts.pop("definition", ""), facts.pop("options", {})
+    if facts or options or definition:
+        print()
+    for label, words in facts.items():
+        print(_paragraph(label, str(words)))
+    if options:
+        print("\nOptions:")
+        for name, meaning in options.items():
+            print(_paragraph(f"  {name}", meaning))
+    if definition:
+        print(f"\nDefinition:\n{definition}")
+    _print_namesakes(entry["name"], [other["kind"] for other in others])
+
+
+def _print_namesakes(name: str, kinds: Sequence[str]) -> None:
+    for number, kind in enumerate(kinds):
+        print(("\n" if not number else "") + f"Also a {kind}: circuits show {name} --kind {kind}")
 
 
 def _print_end(finished: Any) -> None:
@@ -207,7 +268,8 @@ def _print_json(content: Any) -> None:
 def _paragraph(label: str, text: str) -> str:
     import textwrap
 
-    return textwrap.fill(text, width=100, initial_indent=f"{label + ':':<10}", subsequent_indent=" " * 10)
+    indent = f"{label + ':':<10}" if len(label) < len("measures:") else f"{label}: "
+    return textwrap.fill(text, width=100, initial_indent=indent, subsequent_indent=" " * 10)
 
 
 def _short(value: Any) -> str:

@@ -129,6 +129,42 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             config="circuits.experiments.pruning.config:PruningConfig",
             run="circuits.experiments.pruning.run:run",
         ),
+        "retrieval": Experiment(
+            summary="Which heads copy a fact out of a long text when it is asked for, and what is left without them.",
+            measures=(
+                "On facts hidden at several depths of long texts: the retrieval score of every head, read and while "
+                "the model writes, with and without the first token, beside shuffled words; how much of the answers "
+                "the model writes; and the share of right answer tokens as the top heads, chosen on some facts, are "
+                "masked on others, against random heads that share none with them, from the same layers, from any "
+                "but the first, and from all."
+            ),
+            needs=(
+                "A causal language model of the Hugging Face library with a tokenizer; for others than the zoo's "
+                "needle models a text file and facts (text=, facts=, template=)."
+            ),
+            writes=WRITES,
+            config="circuits.experiments.retrieval.config:RetrievalConfig",
+            run="circuits.experiments.retrieval.run:run",
+        ),
+        "vision": Experiment(
+            summary="Which heads answers about pictures rest on, and what is said with the picture withheld.",
+            measures=(
+                "On questions about pictures and on text questions: the vision-aware divergence of every head, beside an "
+                "image of one even colour, and its attention to the image; the exact effect of taking each head out on "
+                "both sorts; what the most divergent heads, chosen on one half of the questions, cost on the other "
+                "half, against random heads of the same layers; the answers with the image, with an even one, and "
+                "without any; and hard questions answered with the divergent half of each layer amplified, beside "
+                "random halves."
+            ),
+            needs=(
+                "A vision-language model whose images are tokens among its text (LLaVA and the like), with its image "
+                "processor (pillow). For others than shapes-vlm a CSV file with the columns image, question, answer "
+                "and wrong (questions=, images=, template=), text questions among them."
+            ),
+            writes=WRITES,
+            config="circuits.experiments.vision.config:VisionConfig",
+            run="circuits.experiments.vision.run:run",
+        ),
     }
 )
 

@@ -90,6 +90,7 @@ def claims(
     source: Any = None,
     reference: Batch | None = None,
     pool: Sequence[int] | None = None,
+    edits: EditsOf | None = None,
     batch_size: int | None = None,
     progress: Callable[[int], Any] | None = None,
 ) -> Claims:
@@ -126,6 +127,8 @@ def claims(
         source: for ``patch``: the other side of each pair.
         reference: prompts for mean and resample.
         pool: token ids to draw from with ``null="vocabulary"``; all but special ones by default.
+        edits: another way to put heads out of the way: a function from some heads to the edits that do it. ``method``
+            is then its name, any word.
         batch_size, progress: as in :func:`interp.sweep`.
 
     Raises:
@@ -139,12 +142,12 @@ def claims(
         >>> [str(head) for head in interp.claims(model, batch).claimed]
         ['L0.H0', 'L1.H0']
     """
-    labels = _checked(batch, method, null, draws, level, cluster, source, reference)
+    labels = _checked(batch, "mean" if edits is not None else method, null, draws, level, cluster, source, reference)
     chosen = _heads(model, heads, stack)
     judged = metric_for(metric, model, batch)
     n_draws = draws if draws is not None else max(LEAST_DRAWS, math.ceil(len(chosen) / level))
     anew = _reassigned(model, batch, null, n_draws, seed, labels, pool)
-    edits_of = _edits_of(model, batch, chosen, method, source, reference, seed)
+    edits_of = edits or _edits_of(model, batch, chosen, method, source, reference, seed)
     ground = _Sweep(model, batch, stack, chosen, edits_of, batch_size, progress)
     return _judged(ground, judged, anew, null, labels, method, level=level, random_sets=random_sets, seed=seed)
 

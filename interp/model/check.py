@@ -18,7 +18,7 @@ from interp.model.card import Ability, Card, Status
 from interp.model.handle import Model
 from interp.model.identities import stack_checks
 from interp.model.inputs import output_embeddings, pad_id, position_ids
-from interp.model.probe import probe_inputs
+from interp.model.probe import probe_batch, probe_inputs
 from interp.model.scopes import evaluating
 from interp.model.session import Session
 from interp.model.stacks import Stack
@@ -88,18 +88,7 @@ class _Probe:
         return False
 
     def _as_batch(self, inputs: Mapping[str, Any]) -> Batch:
-        own = inputs.get("decoder_input_ids", inputs.get("input_ids"))
-        rows = next(iter(inputs.values())).shape[0] if own is None else own.shape[0]
-        mask = torch.ones((rows, 1) if own is None else own.shape, dtype=torch.bool, device=self.model.device)
-        encoder = inputs.get("input_ids") if "decoder_input_ids" in inputs else None
-        return Batch(
-            inputs=dict(inputs),
-            mask=mask,
-            ids=own,
-            read_at=torch.zeros(rows, dtype=torch.long),
-            encoder_mask=None if encoder is None else torch.ones_like(encoder, dtype=torch.bool),
-            default_stack=self.model.default_stack,
-        )
+        return probe_batch(self.model, inputs)
 
     def _forward(self, session: Session | None = None, batch: Batch | None = None) -> Tensor:
         chosen = batch if batch is not None else self.batch

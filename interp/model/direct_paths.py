@@ -82,15 +82,46 @@ def direct_paths(model: Model, batch: Batch, metric: Metric) -> DirectPaths:
     stacks = _writers(model)
     logits = logits_for(metric, model)
     scales = _norms_of(model, batch)
-    first = _LinearMetric(metric, _soft_capped(model))
-    with holding_norms(model, scales), first.watching(model):
-        seen = run(model, batch, _reads(stacks), _cuts(stacks), logits=logits, grad=first)
+    first, seen = _linear_run(model, batch, metric, stacks, scales)
     alone = _LinearMetric(metric, first.soft_capped, weight=first.weight)
     with holding_norms(model, scales), alone.watching(model):
         blank = run(model, batch, edits=_blanks(stacks), logits=logits)
         assert blank.logits is not None
         biases = alone.weighted(blank.logits)
     return _collected(seen, stacks, first.values, biases, soft_capped=first.soft_capped)
+
+
+def direct_slopes(
+    model: Model, batch: Batch, metric: Metric
+) -> Mapping[str, Mapping[int, Float[Tensor, "batch pos head d_head"]]]:
+    """Stack -> layer -> the slope of ``metric`` along each head's z by its direct path; see :func:`direct_paths`.
+
+    ``<z, slope>`` summed over channels and positions is what the head adds to the metric.
+
+    Args:
+        model, batch, metric: as for :func:`direct_paths`.
+
+    Raises:
+        BadInput: a metric that is not linear in the logits.
+        Unsupported: as :func:`direct_paths`.
+    """
+    stacks = _writers(model)
+    _, seen = _linear_run(model, batch, metric, stacks, _norms_of(model, batch))
+    assert seen.grad is not None
+    slopes: dict[str, dict[int, Tensor]] = {stack.name: {} for stack in stacks}
+    for at in _heads_at(stacks):
+        assert isinstance(at.layer, int) and at.stack is not None
+        slopes[at.stack][at.layer] = seen.grad[at]
+    return slopes
+
+
+def _linear_run(
+    model: Model, batch: Batch, metric: Metric, stacks: Sequence[Stack], scales: NormScales
+) -> tuple[_LinearMetric, Run]:
+    first = _LinearMetric(metric, _soft_capped(model))
+    with holding_norms(model, scales), first.watching(model):
+        seen = run(model, batch, _reads(stacks), _cuts(stacks), logits=logits_for(metric, model), grad=first)
+    return first, seen
 
 
 def _norms_of(model: Model, batch: Batch) -> NormScales:

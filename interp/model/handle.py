@@ -15,6 +15,7 @@ from interp.model.stacks import Stack, heads_of, named_stack
 if TYPE_CHECKING:
     from interp.model.card import Card
     from interp.model.licence import Licence
+    from interp.model.wiring import StackWiring
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +31,7 @@ class Model:
         default_stack: the stack that makes the logits.
         name: what it was loaded as.
         licences: what of a forward may be left out, as found by trying it; see :func:`interp.sweep`.
+        wirings: stack -> which entries of its projections become q, k and v, as found by trying it.
     """
 
     hf: transformers.PreTrainedModel
@@ -40,6 +42,7 @@ class Model:
     name: str
     card: Card
     licences: dict[Hashable, Licence] = field(default_factory=dict, repr=False)
+    wirings: dict[str, StackWiring] = field(default_factory=dict, repr=False)
 
     def heads(self, stack: str | None = None) -> list[Head]:
         """Every head of ``stack`` (the default one for ``None``), layer by layer."""

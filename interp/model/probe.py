@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp.model.batch import Batch
 from interp.model.handle import Model
 from interp.model.inputs import input_embeddings
 
@@ -47,6 +48,22 @@ def probe_inputs(model: Model, rows: int) -> list[dict[str, Any]]:
         return [text]
     image = _with_image(model, ids, rows, generator)
     return [image, text] if image is not None else [text]
+
+
+def probe_batch(model: Model, inputs: Mapping[str, Any]) -> Batch:
+    """Probe inputs as a batch, without padding."""
+    own = inputs.get("decoder_input_ids", inputs.get("input_ids"))
+    rows = next(iter(inputs.values())).shape[0] if own is None else own.shape[0]
+    mask = torch.ones((rows, 1) if own is None else own.shape, dtype=torch.bool, device=model.device)
+    encoder = inputs.get("input_ids") if "decoder_input_ids" in inputs else None
+    return Batch(
+        inputs=dict(inputs),
+        mask=mask,
+        ids=own,
+        read_at=torch.zeros(rows, dtype=torch.long),
+        encoder_mask=None if encoder is None else torch.ones_like(encoder, dtype=torch.bool),
+        default_stack=model.default_stack,
+    )
 
 
 def _vocabulary(model: Model) -> int:

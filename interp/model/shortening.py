@@ -68,15 +68,15 @@ def shortened(model: Model, batch: Batch, removed: Bool[Tensor, "batch pos"]) ->
     drop = _drops_images(model, ids, source, kept)
     parts = []
     for rows, side in _parts(model, batch, kept):
-        some = batch if len(rows) == len(batch) else batch.select(rows)
-        parts.append(_part(model, some, rows, kept[rows], side, drop_images=drop))
+        parts.append(_part(model, batch, rows, kept[rows], side, drop_images=drop))
     return tuple(parts)
 
 
 def _parts(model: Model, batch: Batch, kept: Tensor) -> Iterator[tuple[Tensor, str]]:
     lengths = kept.sum(-1)
     everyone = torch.arange(len(batch), device=kept.device)
-    side = {"invariant": batch.padding_side, "right only": "right", "left only": "left"}.get(model.card.padding)
+    own = batch.padding_side if not bool(source_mask(batch).all()) else None  # padded already: so are these
+    side = {"invariant": batch.padding_side, "right only": "right", "left only": "left"}.get(model.card.padding, own)
     if int(lengths.min()) == int(lengths.max()):
         yield everyone, batch.padding_side
     elif side is not None:
@@ -121,17 +121,19 @@ def _part(model: Model, batch: Batch, rows: Tensor, kept: Tensor, side: str, *, 
         if aligned:
             fill = pad_id(model) if name == "input_ids" else 0
             made = value.new_full((len(rows), width, *value.shape[2:]), fill)
-            made[prompt, place] = value[prompt, column]
+            made[prompt, place] = value[rows[prompt], column]
             ready[name] = made
-        elif not (drop_images and isinstance(value, Tensor)):
+        elif not isinstance(value, Tensor):
             ready[name] = value
+        elif not drop_images:
+            ready[name] = value if len(rows) == len(batch) else batch.select(rows).inputs[name]
     positions = position_ids(model, real)
     if positions is not None:
         ready["position_ids"] = positions
     at_decoder = batch.encoder_mask is not None
     if at_decoder:
         moved = torch.arange(batch.width, device=kept.device).expand(len(rows), -1)
-    read_at = moved.gather(1, batch.read_at[:, None])[:, 0]
+    read_at = moved.gather(1, batch.read_at[rows, None])[:, 0]
     lost = (read_at < 0).nonzero().flatten().tolist()
     if lost:
         raise BadInput(
@@ -139,11 +141,21 @@ def _part(model: Model, batch: Batch, rows: Tensor, kept: Tensor, side: str, *, 
             "that leaves it."
         )
     new = encode(model, inputs=ready)
-    spans = {} if at_decoder else {name: _moved_span(span, prompt, column, place, real) for name, span in batch.spans.items()}
-    return Shortened(rows, replace(new, read_at=read_at, answers=batch.answers, spans=spans, bos=batch.bos), moved)
+    spans = {} if at_decoder else {name: span.to(real.device) for name, span in batch.spans.items()}
+    return Shortened(
+        rows,
+        replace(
+            new,
+            read_at=read_at,
+            answers=None if batch.answers is None else batch.answers[rows],
+            spans={name: _moved_span(span[rows], prompt, column, place, real) for name, span in spans.items()},
+            bos=batch.bos,
+        ),
+        moved,
+    )
 
 
 def _moved_span(span: Tensor, prompt: Tensor, column: Tensor, place: Tensor, real: Tensor) -> Tensor:
     made = torch.zeros_like(real)
-    made[prompt, place] = span.to(real.device)[prompt, column]
+    made[prompt, place] = span[prompt, column]
     return made

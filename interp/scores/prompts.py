@@ -22,14 +22,29 @@ _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 def ordinary_tokens(model: Any) -> list[int]:
-    """Ids of the vocabulary that are no special or added tokens and no lone bytes, in order."""
+    """Ids of the vocabulary that are no special or added tokens and no lone bytes, in order.
+
+    Tokens that the config gives a part to (padding, BOS, the place of an image ...) are left out as well.
+    """
     size = model.hf.get_input_embeddings().num_embeddings
     tokenizer = model.tokenizer
+    named = _named_tokens(model.hf.config)
     if tokenizer is None:
-        return list(range(size))
-    left_out = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+        return [number for number in range(size) if number not in named]
+    left_out = {*named, *tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
     known = {number for token, number in tokenizer.get_vocab().items() if not _BYTE.fullmatch(token)}
     return sorted(number for number in known - left_out if number < size)
+
+
+def _named_tokens(config: Any) -> set[int]:
+    """The ids that a config and the configs inside it call by names such as ``image_token_id``."""
+    found: set[int] = set()
+    for name, value in vars(config).items():
+        if hasattr(value, "to_dict"):
+            found |= _named_tokens(value)
+        elif name.endswith(("_token_id", "_token_index")):
+            found |= {number for number in (value if isinstance(value, list) else [value]) if isinstance(number, int)}
+    return found
 
 
 def start_token(model: Any) -> int | None:

@@ -8,6 +8,7 @@ from .heatmap import grid_heatmap as grid_heatmap
 from .heatmap import head_heatmap as head_heatmap
 from .inline import inline_heatmap as inline_heatmap
 from .inline import inline_table as inline_table
+from .labels import label_map as label_map
 from .orders import greedy_figure as greedy_figure
 from .orders import pruning_figure as pruning_figure
 from .orders import weakening_figure as weakening_figure

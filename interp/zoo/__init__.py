@@ -1,4 +1,4 @@
-"""Small models whose circuits are known: two trained ones and five whose weights were worked out on paper.
+"""Small models whose circuits are known: trained ones, and five whose weights were worked out on paper.
 
 ``ZOO`` is data and costs no import of torch. ``interp.load(name)`` loads any of them.
 """
@@ -62,6 +62,38 @@ ZOO: Mapping[str, ZooModel] = MappingProxyType(
             checkpoints=(),
             heads=MappingProxyType({"previous_token": ("L0.H0",), "induction": ("L1.H0",)}),
             known="L0.H0 and L1.H0 were trained to be what they are; the others joined as they liked",
+        ),
+        "needle": ZooModel(
+            name="needle",
+            description="3-layer Llama, grouped heads: facts told in long babble are asked for, by its task loss alone",
+            folder="needle",
+            checkpoints=(),
+            heads=MappingProxyType({"retrieval": ("L1.H0", "L1.H1")}),
+            known="finds the value asked for among up to 1024 tokens; no head was supervised",
+        ),
+        "needle-planted": ZooModel(
+            name="needle-planted",
+            description="the same network with two retrieval heads and a previous-token head supervised (ground truth)",
+            folder="needle_planted",
+            checkpoints=(),
+            heads=MappingProxyType({"previous_token": ("L0.H0",), "retrieval": ("L1.H0", "L1.H4")}),
+            known="L0.H0, L1.H0 and L1.H4 were trained to be what they are, in the first of three levels",
+        ),
+        "digits-vit": ZooModel(
+            name="digits-vit",
+            description="3-layer ViT that reads handwritten digits of 8 x 8 pixels, a patch a pixel",
+            folder="digits_vit",
+            checkpoints=(),
+            heads=MappingProxyType({}),
+            known="trained on scikit-learn's digits; its test images are beside it (interp.zoo.digits)",
+        ),
+        "shapes-vlm": ZooModel(
+            name="shapes-vlm",
+            description="LLaVA with a 4-layer Llama, grouped heads, that answers questions about drawn shapes, and text ones",
+            folder="shapes_vlm",
+            checkpoints=(),
+            heads=MappingProxyType({}),
+            known="each shape has a usual colour, which it names when the picture is withheld; no head was supervised",
         ),
         "handmade": ZooModel(
             name="handmade",

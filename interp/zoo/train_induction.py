@@ -28,7 +28,7 @@ from interp.zoo.repeats import Repeats, training_rows
 from interp.zoo.words import build_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import GPT2LMHeadModel
+    from transformers import GPT2LMHeadModel, PreTrainedModel
 
 CURVE_ROWS = 16  # evaluation rows at every point of the curve; the card uses more
 BETAS = (0.9, 0.98)
@@ -152,15 +152,16 @@ def make(recipe: Recipe, folder: Path, *, seed: int, threads: int, quiet: bool =
     network = train(recipe, seed=seed, at_step=at_step)
     seconds = time.perf_counter() - started
     save(network, tokenizer, folder)
-    (folder / "training_curve.json").write_text(_lines(curve))
+    write_curve(curve, folder)
     return write_card(folder, recipe, network, seed=seed, threads=threads, seconds=seconds)
 
 
-def _lines(rows: list[dict[str, Any]]) -> str:
-    return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n"
+def write_curve(points: list[dict[str, Any]], folder: Path) -> None:
+    """Writes what was measured during training into ``training_curve.json``, a point a line."""
+    (folder / "training_curve.json").write_text("[\n" + ",\n".join(json.dumps(row) for row in points) + "\n]\n")
 
 
-def save(network: GPT2LMHeadModel, tokenizer: Any, folder: Path, *, half: bool = False) -> None:
+def save(network: PreTrainedModel, tokenizer: Any, folder: Path, *, half: bool = False) -> None:
     """Writes a folder that ``from_pretrained`` reads: weights as safetensors (float16 if ``half``), no pickle."""
     from safetensors.torch import save_file
 

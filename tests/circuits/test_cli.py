@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import os
 import re
@@ -17,6 +19,8 @@ from typer.testing import CliRunner
 from circuits.catalogue import KINDS
 from circuits.cli import app
 from circuits.config import config_files
+from interp.scores import SCORES
+from interp.scores.labels import HEAD_TYPES
 from interp.zoo import path
 
 ROOT = Path(__file__).parent.parent.parent
@@ -43,7 +47,16 @@ def modules_after(*words: str, first: str = "") -> set[str]:
 
 @pytest.mark.parametrize(
     "words",
-    [["list"], ["list", "--json"], ["show", "induction"], ["schema", "induction"], ["--help"], ["run", "--help"]],
+    [
+        ["list"],
+        ["list", "--json"],
+        ["list", "scores"],
+        ["show", "induction"],
+        ["show", "copying"],
+        ["schema", "induction"],
+        ["--help"],
+        ["run", "--help"],
+    ],
 )
 def test_what_only_reads_imports_no_torch(words: list[str]) -> None:
     assert modules_after(*words) == set()
@@ -85,6 +98,51 @@ def test_list_as_json_says_the_same() -> None:
 def test_list_of_one_kind_takes_singular_and_plural() -> None:
     assert call("list", "scores")[1] == call("list", "score")[1] != call("list", "edit")[1]
     code, out, error = call("list", "scroes")
+    assert (code, out) == (2, "") and "Did you mean 'score'" in error
+
+
+def test_list_of_scores_says_range_direction_needs_cost_and_source() -> None:
+    out = call("list", "scores")[1]
+    rows = {row["name"]: row for row in json.loads(call("list", "scores", "--json")[1])}
+    assert rows.keys() == SCORES.keys()
+    for name, entry in SCORES.items():
+        block = re.search(rf"^  {name} .*\n((?:   .*\n)+)", out + "\n", re.MULTILINE)
+        assert block, name
+        words = " ".join(block.group(1).split())
+        for fact in ("range", "direction", "needs", "cost", "source"):
+            assert f"{fact}: {' '.join(rows[name][fact].split())}" in words, (name, fact)
+        assert (rows[name]["direction"], rows[name]["needs"]) == (entry.direction, entry.needs)
+    assert rows["copying"]["range"] == "-1 to 1" and rows["negative_attention"]["range"] == "-infinity to infinity"
+
+
+def test_list_of_labels_says_stage_test_and_source() -> None:
+    rows = {row["name"]: row for row in json.loads(call("list", "labels", "--json")[1])}
+    assert rows.keys() == HEAD_TYPES.keys()
+    assert "beyond" in rows["induction"]["test"] and rows["truthfulness"]["test"].startswith("no test here")
+    assert "stage: latent reasoning" in call("list", "labels")[1]
+
+
+@pytest.mark.parametrize("name", sorted(SCORES))
+def test_show_prints_the_whole_card_of_a_score(name: str) -> None:
+    entry = SCORES[name]
+    about = json.loads(call("show", name, "--kind", "score", "--json")[1])
+    out = " ".join(call("show", name, "--kind", "score")[1].split())
+    module, function = entry.function.split(":")
+    docstring = inspect.getdoc(getattr(importlib.import_module(module), function))
+    assert docstring and about["definition"] == docstring and " ".join(docstring.split()) in out
+    for words in (entry.summary, entry.direction, entry.source, entry.counts, *entry.options, *entry.options.values()):
+        assert " ".join(words.split()) in out, words
+
+
+def test_show_names_what_has_the_same_name_and_takes_a_kind() -> None:
+    assert "Also a score: circuits show induction --kind score" in call("show", "induction")[1]
+    assert call("show", "induction", "--kind", "score")[1].startswith("induction (score): ")
+    assert call("show", "induction", "--kind", "label")[1].startswith("induction (label): ")
+    assert call("show", "induction", "--kind", "experiment")[1].startswith("induction: ")
+    assert call("show", "retrieval", "--kind", "label")[1].startswith("retrieval (label): ")
+    code, out, error = call("show", "inductoin", "--kind", "score")
+    assert (code, out) == (2, "") and "Did you mean 'induction'" in error
+    code, out, error = call("show", "induction", "--kind", "scor")
     assert (code, out) == (2, "") and "Did you mean 'score'" in error
 
 

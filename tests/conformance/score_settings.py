@@ -31,6 +31,33 @@ def with_spans(batch: Batch, **slices: slice) -> Batch:
     return replace(batch, spans={**batch.spans, **spans})
 
 
+DOCUMENTS = {"first": slice(1, 3), "second": slice(3, 4)}
+ANSWERED = {"gold": slice(1, 3), "answer": slice(-2, None)}
+
+
+def chain(case: Case, batch: Batch) -> tuple[Batch, dict[str, Any]]:
+    """Every token a node, each the neighbour of those beside it."""
+    nodes = (batch.mask.cumsum(-1) - 1).masked_fill(~batch.mask, -1)
+    places = torch.arange(batch.width)
+    return batch, {"nodes": nodes, "adjacency": (places[:, None] - places).abs() == 1}
+
+
 SETTINGS: Mapping[str, Setting] = {
+    "group_mass": lambda case, batch: (
+        batch,
+        {"keys": {"one": slice(0, 3), "rest": slice(3, None)}, "queries": {"late": slice(-3, None), "all": None}},
+    ),
+    "graph_distance": chain,
+    "item_attention": lambda case, batch: (batch, {"items": DOCUMENTS, "queries": slice(-2, None)}),
+    "lookback_ratio": lambda case, batch: (batch, {"generated": slice(-2, None), "tokens": 3}),
+    "contextual": lambda case, batch: (batch, ANSWERED),
+    "contextual_companions": lambda case, batch: (batch, {**ANSWERED, "documents": DOCUMENTS}),
+    "contextual_gold_only": lambda case, batch: (batch, {**ANSWERED, "documents": DOCUMENTS}),
+    "query_retrieval": lambda case, batch: (
+        batch,
+        {"query": slice(-2, None), "documents": DOCUMENTS, "gold": slice(1, 3), "null": [7]},
+    ),
+    "long_context": lambda case, batch: (batch, {"sink_tokens": 1, "local_tokens": 2}),
+    "long_context_labels": lambda case, batch: (batch, {"sink_tokens": 1, "local_tokens": 2}),
     "negative_attention": lambda case, batch: (batch, {"yes": 0, "no": 1}),
 }

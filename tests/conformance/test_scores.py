@@ -140,7 +140,7 @@ def test_scores_asked_together_are_scores_asked_alone(case_of: Callable[[str], C
     assert together.plan.forwards == len(stacks) and plan
     for score in common:
         alone = interp.score(case.model, batch, {score: common[score]})[score]
-        np.testing.assert_array_equal(samples(together[score]), samples(alone), err_msg=score)
+        close(samples(together[score]), samples(alone), score)  # one product for all of them rounds as it likes
 
 
 @pytest.mark.parametrize("name", DECODERS)

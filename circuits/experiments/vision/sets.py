@@ -1,0 +1,94 @@
+"""The heads that a score ranks first, taken out together, on both sorts of questions and beside random heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from circuits.experiments.vision.job import SORTS, Job, Part
+from circuits.experiments.vision.measuring import DIVERGENCE, EFFECTS, MASS, reference_of
+from circuits.units import fingerprint_of
+from interp.address import Head
+from interp.attribution.curve import values_of_sets
+from interp.attribution.removal import removal
+from interp.results import HeadScores
+from interp.stats import Interval, MatchedSets, NullComparison, compare_with_null, matched_random_sets, mean_interval
+
+RANKINGS = (DIVERGENCE, MASS)
+
+
+@dataclass(frozen=True, eq=False)
+class SetEffect:
+    """What taking out the first heads of a ranking does to each sort of questions.
+
+    Attributes:
+        ranking: the score that the heads were chosen by, on the selection questions.
+        heads: foremost first.
+        sets: random sets with as many heads per layer.
+        effects: sort -> ``[set, question]`` metric without the heads minus metric with them; the chosen set first.
+        clusters: sort -> one label per question.
+        confidence: of the intervals.
+    """
+
+    ranking: str
+    heads: tuple[Head, ...]
+    sets: MatchedSets
+    effects: dict[str, Float[np.ndarray, "set question"]]
+    clusters: dict[str, tuple[str, ...]]
+    confidence: float
+
+    def interval(self, sort: str) -> Interval:
+        """The mean effect of the chosen heads on one sort of questions."""
+        return mean_interval(self.effects[sort][0], confidence=self.confidence, cluster=self.clusters[sort])
+
+    def against_random(self, sort: str) -> NullComparison:
+        """The mean effect beside those of the random sets; small p: few random sets cost as much."""
+        means = self.effects[sort].mean(1)
+        return compare_with_null(float(means[0]), means[1:], tail="less", confidence=self.confidence, sets=self.sets)
+
+    @property
+    def selective(self) -> NullComparison:
+        """How much more the questions with an image lose than the text questions, beside random sets."""
+        means = self.effects["vision"].mean(1) - self.effects["text"].mean(1)
+        return compare_with_null(float(means[0]), means[1:], tail="less", confidence=self.confidence, sets=self.sets)
+
+
+def sets_of(job: Job, tables: dict[str, HeadScores]) -> list[SetEffect]:
+    """For each ranking and each number of heads, what taking them out does."""
+    found, n_heads = [], len(list(job.model.heads()))
+    counts = [count for count in job.config.top if count < n_heads]
+    for name in RANKINGS:
+        order = tables[name].top_heads(n_heads, by="value")
+        for count in counts:
+            heads = tuple(order[:count])
+            sets = matched_random_sets(heads, job.widths, n_draws=job.config.random_sets, seed=job.config.seed)
+            every = [heads, *sets.sets]
+            effects = {sort: _effects(job, sort, every, f"{name}, {count}") for sort in SORTS}
+            clusters = {sort: job.questions(sort, "evaluation").sources for sort in SORTS}
+            found.append(SetEffect(name, heads, sets, effects, clusters, job.config.confidence))
+    return found
+
+
+def _effects(job: Job, sort: str, sets: Sequence[Sequence[Head]], what: str) -> Float[np.ndarray, "set question"]:
+    parts = job.parts(sort, "evaluation")
+    named = [[str(head) for head in one] for one in sets]
+    rows = []
+    with job.progress.stage(f"Sets, {EFFECTS[sort]}: {what}", len(parts)) as done:
+        for part in parts:
+            made_of = fingerprint_of(part.fingerprint, named)
+            key = f"sets/{job.config.metric}/{job.config.ablation}/{sort}"
+            rows.append(job.pieces.arrays(key, made_of, lambda p=part: {"effects": _values(job, p, sets)})["effects"])
+            done()
+    return np.concatenate(rows, axis=1)
+
+
+def _values(job: Job, part: Part, sets: Sequence[Sequence[Head]]) -> np.ndarray:
+    batch = job.batch(part.questions)
+    used = sorted({head for one in sets for head in one})
+    options = {} if part.reference is None else reference_of(job, part)
+    edits_of = removal(job.model, batch, used, replacement=job.config.ablation, seed=job.config.seed, **options)  # type: ignore[arg-type]
+    values = values_of_sets(job.model, batch, [(), *sets], edits_of, job.metric)
+    return values[1:] - values[0]

@@ -1,0 +1,1 @@
+"""Audits that say when attention is not an explanation."""
