@@ -17,6 +17,7 @@ SCRIPTS = (
     "sweeps",
     "gate_fits",
     "last_rows",
+    "composition",
     "imports",
 )
 

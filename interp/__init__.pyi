@@ -86,6 +86,10 @@ from .scores.continuation import with_generated as with_generated
 from .scores.graph_distance import attention_vs_distance as attention_vs_distance
 from .scores.groups import TokenGroups as TokenGroups
 from .scores.groups import token_groups as token_groups
+from .scores.haystack import Fact as Fact
+from .scores.haystack import Haystack as Haystack
+from .scores.haystack import haystack_batch as haystack_batch
+from .scores.haystack import haystacks as haystacks
 from .scores.labels.head_labels import HeadLabels as HeadLabels
 from .scores.labels.label import label_heads as label_heads
 from .scores.lookback_features import LookbackDetector as LookbackDetector
@@ -94,4 +98,5 @@ from .scores.lookback_features import lookback_features as lookback_features
 from .scores.lookback_features import lookback_ratios as lookback_ratios
 from .scores.relation_table import RelationAttention as RelationAttention
 from .scores.relation_table import attention_by_relation as attention_by_relation
+from .scores.retrieval import retrieval_heads as retrieval_heads
 from .scores.score import score as score

@@ -164,6 +164,24 @@ SMALLEST: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "contrast": (*FITTING, "draws=2", "contrasts=[[once, twice]]"),
         "pruning": (*COPYING, "rankings=[gradient]", "draws=2", "cuts=2", "recompute=false"),
         "checkpoints": (*COPYING, "draws=2", "factors=[0.0]", "first=700", "second=1000"),
+        "retrieval": (
+            "lengths=[64]",
+            "depths=[0.0]",
+            "n_facts=2",
+            "distractors=1",
+            "counts=[1]",
+            "draws=2",
+            "null_draws=2",
+            "masks=[zero]",
+        ),
+        "sinks": ("n_prompts=4", "tokens=16", "random_sets=2", "batch_size=4", "compare=[entropy]"),
+        "atlas": (
+            "n_prompts=4",
+            "segment=6",
+            "null_draws=2",
+            "batch_size=4",
+            "scores=[induction, sink_profile, ov_copying]",
+        ),
     }
 )
 

@@ -165,6 +165,53 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             config="circuits.experiments.vision.config:VisionConfig",
             run="circuits.experiments.vision.run:run",
         ),
+        "sinks": Experiment(
+            summary="Which heads rest on the first token, since which layer, and what it is for.",
+            measures=(
+                "On random tokens said twice, or texts of one's own: the sink score of every head and of each of the "
+                "first tokens, by layer; norms and directions of the first token's residual, keys and values, and how "
+                "much of what a head writes comes from it; other scores with and without it; tokens that become "
+                "sinks for some layers; and the loss when heads may not look at it, against other places and random "
+                "heads of the same layers."
+            ),
+            needs=(
+                "A causal language model whose attention patterns can be read. Where they cannot be edited, the part "
+                "without sight of the first token is left out and the report says so."
+            ),
+            writes=WRITES,
+            config="circuits.experiments.sinks.config:SinksConfig",
+            run="circuits.experiments.sinks.run:run",
+        ),
+        "atlas": Experiment(
+            summary="Every head score that applies to a model, labels with their evidence, and a page to look at each.",
+            measures=(
+                "On random tokens said twice, texts of one's own or random images: every score of `circuits list "
+                "scores` that applies, with its band on null prompts, and the reason of each that does not; the labels of "
+                "`circuits list labels` that heads earn by pattern and ablation; and the patterns of up to 64 heads. "
+                "The page is a map of all heads with filters, and shows the head that one clicks."
+            ),
+            needs="Any model of the Hugging Face library whose attention patterns can be read.",
+            writes=WRITES,
+            config="circuits.experiments.atlas.config:AtlasConfig",
+            run="circuits.experiments.atlas.run:run",
+        ),
+        "contextual": Experiment(
+            summary="Which heads read the document that holds the answer, wherever it stands, and what breaks without.",
+            measures=(
+                "On prompts of several documents, one of which answers the question, at several places: how much "
+                "attention the answer's rows of each head pay to that document, to the others, to the first tokens, "
+                "and when the others are taken out, against shuffled words; what replacing each head does to the "
+                "answer, and how far that agrees with attention; and what the most contextual heads, chosen on one "
+                "half of the questions, do together on the other half, against random heads of the same layers."
+            ),
+            needs=(
+                "Any causal language model of the Hugging Face library whose attention patterns can be read, with "
+                "questions and documents of your own (documents=FILE, JSON lines); without a file a zoo needle model."
+            ),
+            writes=WRITES,
+            config="circuits.experiments.contextual.config:ContextualConfig",
+            run="circuits.experiments.contextual.run:run",
+        ),
     }
 )
 

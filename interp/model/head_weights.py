@@ -190,7 +190,7 @@ class _Maps:
 
 def _written(stack: Stack, layer: Layer, wiring: LayerWiring, fold: str) -> Tensor:
     """``[head, d_head, d_model]`` the output projection, with what stands between it and the residual."""
-    own = affine_map(layer.out, layer.n_heads * layer.d_head, _like(layer))
+    own = affine_map(layer.out, layer.n_heads * layer.d_head, wiring.like)
     if own is None:
         raise Unsupported(
             f"The output projection of layer {layer.index} of stack {stack.name!r} ({type(layer.out).__name__}) does "
@@ -216,9 +216,3 @@ def folded(weight: Float[Tensor, "d_model column"], gain: Gain, *, centre: bool)
     """
     made = weight * gain.factor.reshape(-1, gain.factor.shape[-1])[0].double()[:, None]
     return made - made.mean(0, keepdim=True) if centre and gain.centred else made
-
-
-def _like(layer: Layer) -> Tensor:
-    """An empty tensor of the dtype and device that the output projection takes."""
-    tensors = [each for each in (*layer.out.parameters(), *layer.out.buffers()) if each.is_floating_point()]
-    return tensors[0].detach().flatten()[:0] if tensors else torch.empty(0)

@@ -84,6 +84,7 @@ class LayerWiring:
         mixes: None where z is the mixture of v under the pattern (times a number per head); else what stands between.
         read: the norm that attention reads the residual through; None where it reads the residual itself.
         write: what stands between the output projection and the residual; None for nothing.
+        like: an empty tensor of the dtype and device of the output projection's output.
         read_trouble, write_trouble: why what stands there is not understood; empty where it is.
     """
 
@@ -95,6 +96,7 @@ class LayerWiring:
     mixes: str | None
     read: Gain | None
     write: Gain | None
+    like: Tensor
     read_trouble: str = ""
     write_trouble: str = ""
 
@@ -225,7 +227,17 @@ def _layer_wiring(
     write, write_trouble = _writing(stack, dyes)
     mixes = _mixing(found, layer, v)
     return LayerWiring(
-        tuple(strands), traced["q"], traced["k"], traced["v"], turn, mixes, read, write, read_trouble, write_trouble
+        strands=tuple(strands),
+        q=traced["q"],
+        k=traced["k"],
+        v=traced["v"],
+        turn=turn,
+        mixes=mixes,
+        read=read,
+        write=write,
+        like=torch.empty(0) if dyes.raw is None else dyes.raw.flatten()[:0].clone(),
+        read_trouble=read_trouble,
+        write_trouble=write_trouble,
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
 
 from interp.address import Head
@@ -124,8 +125,8 @@ class Composition:
         rows = self.table()
         if kind is not None:
             self._place(kind)
-            rows = rows[rows["kind"] == kind]
-        return rows.head(k).reset_index(drop=True)
+            rows = rows.loc[rows["kind"] == kind]
+        return pd.DataFrame(rows).head(k).reset_index(drop=True)
 
     def per_head(self, kind: Kind | str, *, side: Side | str = "in", statistic: Over | str = "max") -> HeadScores:
         """A number per head: its strongest (or mean) composition with earlier heads, or with later ones.
@@ -230,6 +231,7 @@ def composition(
     heads: Iterable[Head | str | Sequence[int]] | None = None,
     stack: str | None = None,
     fold: Fold | str = "gain",
+    dtype: torch.dtype = torch.float64,
     progress: Callable[[int], Any] | None = None,
 ) -> Composition:
     """The Q-, K- and V-composition score of every pair of heads, the first in an earlier layer than the second.
@@ -241,6 +243,7 @@ def composition(
         stack: whose heads; the default stack for None.
         fold: what of the norms is folded into the matrices; see :func:`interp.model.head_weights.head_weights`.
             ``"none"`` gives the scores of the projections' own weights.
+        dtype: of the products of pairs; ``torch.float32`` takes half the time and memory, and is exact to about 1e-6.
         progress: called with the number of layers just read.
 
     With row vectors, an earlier head writes ``x W_OV`` and a later one reads it by ``W_QK`` (its queries), ``W_QK^T``
@@ -274,7 +277,7 @@ def composition(
                 f"composition: layer {layer} of stack {place.name!r} ({place.model_type}): {weights.mixes}."
             )
         width = weights.o.shape[-1]
-        forms[layer] = forms_of(weights, indices, wanted)
+        forms[layer] = forms_of(weights, indices, wanted, dtype)
         if progress is not None:
             progress(1)
     n_heads = max(place.n_heads(layer) for layer in range(place.n_layers))

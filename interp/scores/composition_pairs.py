@@ -65,8 +65,10 @@ class LayerForms:
         }
 
 
-def forms_of(weights: HeadWeights, heads: Sequence[int], kinds: Sequence[str]) -> LayerForms:
-    """The writers and readers of some heads of a layer."""
+def forms_of(
+    weights: HeadWeights, heads: Sequence[int], kinds: Sequence[str], dtype: torch.dtype = torch.float64
+) -> LayerForms:
+    """The writers and readers of some heads of a layer, their norms in float64 and their entries in ``dtype``."""
     chosen = list(heads)
     q, o = weights.q[chosen], weights.o[chosen]
     k, v = (weights.per_query_head(each)[chosen] for each in (weights.k, weights.v))
@@ -77,7 +79,10 @@ def forms_of(weights: HeadWeights, heads: Sequence[int], kinds: Sequence[str]) -
         reads["k"] = k @ root(q).transpose(1, 2)
     if "v" in kinds:
         reads["v"] = v @ root(o.transpose(1, 2)).transpose(1, 2)
-    return LayerForms(tuple(chosen), root(v) @ o, reads)
+    made = LayerForms(tuple(chosen), root(v) @ o, reads)
+    made.writes = made.writes.to(dtype)
+    made.reads = {kind: side.to(dtype) for kind, side in made.reads.items()}
+    return made
 
 
 def root(tall: Float[Tensor, "head row rank"]) -> Float[Tensor, "head rank rank"]:
@@ -124,7 +129,7 @@ def _squares(writes: Tensor, columns: Tensor, widths: Sequence[int], heads: int)
     parts = []
     for some in writes.split(step):
         product = some.flatten(0, 1) @ columns
-        sums = product.square_().view(len(some), rank, -1).sum(1)  # [writer, kind head rank]
+        sums = product.square_().view(len(some), rank, -1).sum(1, dtype=torch.float64)  # [writer, kind head rank]
         sides = sums.split([width * heads for width in widths], dim=1)
         parts.append([side.reshape(len(some), heads, -1).sum(2) for side in sides])
     return [torch.cat(each) for each in zip(*parts, strict=True)]

@@ -31,7 +31,7 @@ def entropy_bound_of(norm: Float[Tensor, "*rows"], n_keys: Int[Tensor, "*rows"])
         n_keys: n, how many keys the row sees.
 
     Example:
-        >>> entropy_bound_of(torch.tensor([0.0, 30.0]), torch.tensor([4, 4]))
+        >>> entropy_bound_of(torch.tensor([0.0, 300.0]), torch.tensor([4, 4]))
         tensor([1.3863, 0.0000])
     """
     n = n_keys.clamp(min=2).to(norm.dtype)
@@ -100,7 +100,8 @@ class MatrixBound(DistributionMean):
 
     def __init__(self, ask: Ask, queries: Queries = None) -> None:
         super().__init__(ask, queries)
-        self.product: Tensor = torch.empty(0)
+        for site in self.sites:
+            ask.stack.require(site, edit=False)
         self.keys: Tensor = torch.empty(0)
         self.scale: dict[int, Tensor] = {}
         self.norms: dict[int, Tensor] = {}

@@ -159,7 +159,7 @@ def given_grid(grid: Given, name: str = "grid") -> PatchGrid:
     if isinstance(grid, str) or not isinstance(grid, Sequence) or len(grid) != 3:  # noqa: PLR2004
         raise wrong
     rows, columns, skip = grid
-    skipped = range(skip) if isinstance(skip, int) and not isinstance(skip, bool) else skip
+    skipped = range(skip) if isinstance(skip, int) and not isinstance(skip, bool) and skip >= 0 else skip
     if not isinstance(skipped, Iterable) or any(not isinstance(n, int) or n < 1 for n in (rows, columns)):
         raise wrong
     left_out = sorted(set(skipped))

@@ -243,12 +243,16 @@ def _within(one: tuple[int, int], other: tuple[int, int]) -> bool:
 
 
 def _nearest(ids: Sequence[int], forms: Sequence[tuple[int, ...]]) -> tuple[int, int, int]:
-    """``(start, tokens, tokens shared)`` of the window with the largest share of a form's tokens, in any order."""
-    best = (0, len(forms[0]), 0)
+    """``(start, tokens, tokens shared)`` of the window that shares the largest part of a form's tokens.
+
+    Of equal ones that with the most tokens in their very places.
+    """
+    best, found = (-1.0, -1), (0, len(forms[0]), 0)
     for form in forms:
-        wanted = set(form)
         for start in range(max(1, len(ids) - len(form) + 1)):
-            shared = len(wanted & set(ids[start : start + len(form)]))
-            if shared / len(wanted) > best[2] / best[1]:
-                best = (start, len(form), shared)
-    return best
+            window = ids[start : start + len(form)]
+            shared = len(set(form) & set(window))
+            in_place = sum(one == other for one, other in zip(form, window, strict=False))
+            if (shared / len(set(form)), in_place) > best:
+                best, found = (shared / len(set(form)), in_place), (start, len(form), shared)
+    return found

@@ -12,7 +12,7 @@ from interp.results import HeadScores
 
 
 def map_types(scores: HeadScores, cuts: Sequence[float] | None = None) -> pd.DataFrame:
-    """One row per head of an ``nmi`` table: label, value, type; from global (low) over hybrid to local (high).
+    """One row per head of an ``nmi`` table: its value and type; from global (low) over hybrid to local (high).
 
     The three types are those of UNIP (2025), whose cut points are not known here: give yours, or the heads at hand are
     cut into thirds by rank, which always finds all three; the column ``cut`` says which.
@@ -30,11 +30,11 @@ def map_types(scores: HeadScores, cuts: Sequence[float] | None = None) -> pd.Dat
     """
     if scores.positions is not None:
         raise BadInput(f"map_types: {scores.name!r} has several numbers per head; give the score 'nmi'.")
-    table = scores.table()[["stack", "layer", "head", "label", "value"]].dropna(subset=["value"])
-    table = table.sort_values(["layer", "head"], kind="stable").reset_index(drop=True)
+    table = pd.DataFrame(scores.table()[["stack", "layer", "head", "value"]])
+    table = table[table["value"].notna()].reset_index(drop=True)
     if cuts is None:
-        order = table["value"].rank(method="first").to_numpy()
-        place = np.minimum((order - 1) * 3 // max(len(table), 1), 2).astype(int)
+        order = np.argsort(np.argsort(np.asarray(table["value"]), kind="stable"), kind="stable")
+        place = order * 3 // max(len(table), 1)
         cut = "thirds of these heads"
     else:
         given = tuple(cuts)

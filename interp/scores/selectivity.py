@@ -20,6 +20,7 @@ from interp.scores.support import check_n, wanted_keys
 
 Of = Literal["value", "residual"]
 _STEPS = 60
+_ROUNDING = 1e-5
 
 
 def jacobian_norm(pattern: Float[Tensor, "*rows key"]) -> Float[Tensor, "*rows"]:
@@ -38,22 +39,22 @@ def jacobian_norm(pattern: Float[Tensor, "*rows key"]) -> Float[Tensor, "*rows"]
     p = pattern / pattern.sum(-1, keepdim=True)
     first, place = p.max(-1)
     rest = p.scatter(-1, place.unsqueeze(-1), 0.0)
-    low, high = rest.amax(-1), first.clone()
-    low = torch.maximum(low, first * (1 - first))  # the Rayleigh quotient of the largest entry
-    low = torch.minimum(low, high)
+    variance = first * rest.sum(-1)  # p_1 (1 - p_1), the largest diagonal entry; twice it is Gershgorin's bound
+    high = torch.minimum(first, 2 * variance)
+    low = torch.minimum(torch.maximum(rest.amax(-1), variance), high)
     x = low + (high - low) / 2
     for _ in range(_STEPS):
         apart = (x.unsqueeze(-1) - rest).clamp(min=torch.finfo(p.dtype).tiny)
-        part = rest / apart  # the equation without its largest entry, times -1
-        value = first - (first - x) * part.sum(-1)  # rises through 0 at the root
-        slope = part.sum(-1) + (first - x) * (part / apart).sum(-1)
+        share = rest / apart
+        total = share.sum(-1)
+        value = first - (first - x) * total  # the equation times p_1 - x: rises through 0 at the root
+        slope = total + (first - x) * (share / apart).sum(-1)
         low, high = torch.where(value < 0, x, low), torch.where(value < 0, high, x)
         ahead = x - value / slope
-        inside = (ahead > low) & (ahead < high)
-        following = torch.where(inside, ahead, low + (high - low) / 2)
-        close = ((following - x).abs() <= torch.finfo(p.dtype).eps * first) | (high <= low)
+        following = torch.where((ahead > low) & (ahead < high), ahead, low + (high - low) / 2)
+        close = ~((following - x).abs() > 2 * torch.finfo(p.dtype).eps * x)  # also where a row is empty
         x = torch.where(close, x, following)
-        if bool((close | x.isnan()).all()):
+        if bool(close.all()):
             break
     return x.clamp(max=0.5)
 
@@ -105,8 +106,9 @@ def separable_share(
         squares: ``|x_j|^2``.
     """
     distance = squares - 2 * products
+    rounding = _ROUNDING * squares.amax(-1, keepdim=True)  # copies of one vector are not closer than each other
     nearest = torch.where(others, distance, torch.full_like(distance, torch.inf)).amin(-1, keepdim=True)
-    found = (selected & (distance < nearest)).sum(-1) / selected.sum(-1)
+    found = (selected & (distance < nearest - rounding)).sum(-1) / selected.sum(-1)
     return torch.where(others.any(-1), found, torch.full_like(found, torch.nan))
 
 
@@ -120,6 +122,7 @@ class Separability(DistributionMean):
         super().__init__(ask, queries, fewest=n + 1 if isinstance(n, int) else 2)
         self.n, self.site = n, Site.V if of == "value" else Site.RESID_PRE
         self.sites = frozenset({self.site})
+        ask.stack.require(self.site, edit=False)
         self.points: Float[Tensor, "batch head key d"] = torch.empty(0, 0, 0, 0)
 
     def start(self, layer: int, seen: Mapping[Site, Tensor]) -> None:

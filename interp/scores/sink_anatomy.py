@@ -35,6 +35,8 @@ class SinkAnatomy(Reducer):
                 "self-attention stack."
             )
         self.sites = frozenset({Site.RESID_PRE, Site.Q, Site.K, Site.V})
+        for site in self.sites:
+            ask.stack.require(site, edit=False)
         self.first = first_columns(ask, 1)[:, 0]
         self.found: dict[int, Tensor] = {}
 
@@ -74,8 +76,8 @@ def sink_anatomy(ask: Ask) -> SinkAnatomy:
     """Five numbers per head that tell a sink from other tokens (Gu et al., 2025).
 
     The norm of the residual, the key and the value of a prompt's first token, each over the mean of the other tokens
-    (at sinks: large, small, small), and the mean cosine of the other tokens' queries with the first key and with the other
-    keys (at sinks: large, small).
+    (at sinks: large, small, small), and the mean cosine of the other tokens' queries with the first key and with
+    the other keys (at sinks: large, small).
 
     Raises:
         BadInput: cross-attention.

@@ -66,10 +66,9 @@ class SecondarySinks:
     def levels(self) -> pd.DataFrame:
         """How many secondary sinks share each (birth, lifetime), with their mean norm ratio and alpha."""
         secondary = self.rows[self.rows["kind"] == "secondary"]
-        grouped = secondary.groupby(["birth", "lifetime"])
-        counts = grouped.size().rename("tokens")
-        means = grouped[["norm ratio", "alpha"]].mean()
-        return pd.concat([counts, means], axis=1).reset_index()
+        found = secondary.groupby(["birth", "lifetime"], as_index=False)
+        levels = found.agg({"column": "size", "norm ratio": "mean", "alpha": "mean"})
+        return pd.DataFrame(levels).rename(columns={"column": "tokens"})
 
     def capped(self, norm: float) -> list[Edit]:
         """Edits that cut the output of each secondary sink's writer, at the sink's token, to at most ``norm``.
@@ -82,13 +81,14 @@ class SecondarySinks:
         chosen = self.rows[(self.rows["kind"] == "secondary") & (self.rows["writer"] >= 0)]
         if not len(chosen):
             raise BadInput("capped: no secondary sink whose writer is known was found; there is nothing to cap.")
+        places = list(zip(chosen["writer"].tolist(), chosen["prompt"].tolist(), chosen["column"].tolist(), strict=True))
         edits = []
-        for layer, part in chosen.groupby("writer"):
+        for layer in sorted({writer for writer, _, _ in places}):
             member = torch.zeros_like(self.lives.secondary)
-            member[part["prompt"].to_numpy(), part["column"].to_numpy()] = True
-            edits.append(
-                custom(At(Site.MLP_OUT, layer=int(layer), stack=self.stack), _cut(member, norm), phase="prefill")
-            )  # type: ignore[call-overload]
+            for writer, prompt, column in places:
+                member[prompt, column] |= writer == layer
+            where = At(Site.MLP_OUT, layer=layer, stack=self.stack)
+            edits.append(custom(where, _cut(member, norm), phase="prefill", name="capped"))
         return edits
 
     def __repr__(self) -> str:

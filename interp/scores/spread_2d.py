@@ -62,22 +62,26 @@ class HeadStd(PatchReducer):
     def __init__(self, ask: Ask, grid: Given | None, *, unbiased: bool) -> None:
         super().__init__(ask, grid)
         self.unbiased = unbiased
-        self.sums: dict[int, Tensor] = {}
+        self.sums: dict[int, tuple[Tensor, Tensor]] = {}  # spread [batch], mass on patches [batch, head]
 
     def block(self, block: Block, products: Tensor | None) -> None:
         """Add the block's rows, in float64."""
-        maps = patch_rows(block, self.grid).maps
-        n_heads = maps.shape[1]
-        spread = maps.std(1, correction=int(self.unbiased)) if n_heads > 1 else torch.full_like(maps[:, 0], torch.nan)
-        added = spread.sum((-2, -1), dtype=torch.float64)
-        self.sums[block.layer] = self.sums[block.layer] + added if block.layer in self.sums else added
+        rows = patch_rows(block, self.grid)
+        maps, n_heads = rows.maps, rows.maps.shape[1]
+        squares = (maps - maps.mean(1, keepdim=True)).square().sum(1)
+        spread = (squares / max(n_heads - self.unbiased, 1)).sqrt()
+        added = (spread.sum((-2, -1), dtype=torch.float64), rows.mass.sum(-1, dtype=torch.float64))
+        before = self.sums.get(block.layer, (torch.zeros_like(added[0]), torch.zeros_like(added[1])))
+        self.sums[block.layer] = (before[0] + added[0], before[1] + added[1])
 
     def measured(self) -> Measured:
-        """One number per layer, shown by each of its heads; NaN where there is one head."""
-        made = {
-            layer: (found / self.grid.size**2).unsqueeze(-1).repeat(1, self.ask.stack.n_heads(layer))
-            for layer, found in self.sums.items()
-        }
+        """One number per layer, shown by each of its heads; NaN with one head, or one that looks at no patch at all."""
+        made = {}
+        for layer, (spread, mass) in self.sums.items():
+            n_heads = mass.shape[1]
+            found = (spread / self.grid.size**2).unsqueeze(-1).repeat(1, n_heads)
+            undefined = (mass == 0).any(-1, keepdim=True) | (n_heads == 1)
+            made[layer] = found.masked_fill(undefined, torch.nan)
         return Measured(made, metadata=self.about())
 
 

@@ -33,7 +33,7 @@ def participation_of(pattern: Float[Tensor, "*rows key"]) -> Float[Tensor, "*row
     """``[..., row]`` ``1 / sum p^2`` of each row rescaled to sum 1, in [1, n], at most ``exp(H)``; NaN without mass.
 
     Example:
-        >>> participation_of(torch.tensor([[0.5, 0.5, 0.0]]))
+        >>> participation_of(torch.tensor([[0.5, 0.5, 0.0]])).round()
         tensor([2.])
     """
     return (pattern.sum(-1) / torch.linalg.vector_norm(pattern, dim=-1)).square()

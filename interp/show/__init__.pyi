@@ -4,6 +4,9 @@ from .curves import Mark as Mark
 from .curves import Panel as Panel
 from .curves import curve_panels as curve_panels
 from .curves import emergence as emergence
+from .explorer import MOST_PATTERNS as MOST_PATTERNS
+from .explorer import Explorer as Explorer
+from .explorer import MapScore as MapScore
 from .heatmap import grid_heatmap as grid_heatmap
 from .heatmap import head_heatmap as head_heatmap
 from .inline import inline_heatmap as inline_heatmap

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from interp.errors import BadInput
 from interp.files import write_whole
 from interp.numerals import numeral
+from interp.show.explorer import Explorer
 from interp.show.theme import DARK, LIGHT, template
 
 if TYPE_CHECKING:
@@ -46,12 +47,12 @@ class Figure:
     """A figure with its caption.
 
     Args:
-        content: a plotly figure, or ready HTML as ``Markup`` (what ``token_strip`` returns).
+        content: a plotly figure, ready HTML as ``Markup`` (what ``token_strip`` returns), or an ``Explorer``.
         caption: one or two sentences below it.
         alt: what the figure shows, for a reader who cannot see it; the caption when empty.
     """
 
-    content: go.Figure | Markup
+    content: go.Figure | Markup | Explorer
     caption: str = ""
     alt: str = ""
 
@@ -136,34 +137,43 @@ def render(page: Page) -> str:
     )
     environment.filters["numeral"] = numeral
     plots: list[dict[str, Any]] = []
-    sections = [_section(section, plots, number + 1) for number, section in enumerate(page.sections)]
+    explorers: list[dict[str, Any]] = []
+    sections = [_section(section, plots, explorers, number + 1) for number, section in enumerate(page.sections)]
+    drawn = bool(plots or explorers)
     return environment.get_template("report.html.j2").render(
         page=page,
         sections=sections,
         manifest=_flatten(page.manifest),
         plots=plots,
-        plotly=_plotly_source() if plots else "",
+        explorers=explorers,
+        plotly=_plotly_source() if drawn else "",
         themes=_json({"light": template(LIGHT).to_plotly_json(), "dark": template(DARK).to_plotly_json()})
-        if plots
+        if drawn
         else "",
         light=LIGHT,
         dark=DARK,
     )
 
 
-def _section(section: Section, plots: list[dict[str, Any]], number: int) -> dict[str, Any]:
+def _section(
+    section: Section, plots: list[dict[str, Any]], explorers: list[dict[str, Any]], number: int
+) -> dict[str, Any]:
     return {
         "id": f"section-{number}",
         "title": section.title,
         "paragraphs": [part.strip() for part in section.text.split("\n\n") if part.strip()],
-        "figures": [_figure(figure, plots) for figure in section.figures],
+        "figures": [_figure(figure, plots, explorers) for figure in section.figures],
         "table": None if section.table is None else _table(section.table, section.max_rows, f"table-{number}.csv"),
         "table_caption": section.table_caption,
     }
 
 
-def _figure(figure: Figure, plots: list[dict[str, Any]]) -> dict[str, Any]:
-    shown = {"caption": figure.caption, "alt": figure.alt or figure.caption, "markup": None, "plot": None}
+def _figure(figure: Figure, plots: list[dict[str, Any]], explorers: list[dict[str, Any]]) -> dict[str, Any]:
+    shown = {"caption": figure.caption, "alt": figure.alt or figure.caption}
+    shown |= dict.fromkeys(("markup", "plot", "explorer"))
+    if isinstance(figure.content, Explorer):
+        explorers.append({"id": f"explorer-{len(explorers) + 1}", "json": _json(figure.content.data())})
+        return {**shown, "explorer": explorers[-1]}
     if isinstance(figure.content, Markup):
         return {**shown, "markup": figure.content}
     if isinstance(figure.content, str):

@@ -32,6 +32,23 @@ DATA = (
     "followed by a stretch of random words repeated to the end. Next-word cross-entropy with weight 1 on the four "
     "values of every answer and on repeated words, and a smaller one on a tenth of all other words. No natural text."
 )
+INITIALISATION = {
+    "composition": (
+        "Special, and laid before any training: head 0.0 has a constant query and an equal constant key, which under "
+        "rotary positions makes it attend to its own position most and to each one further back less; it copies a "
+        "32-dimensional slice of the embeddings, faintly, into another subspace. The two query heads of the first "
+        "key-value group of layer 1 read the slice, their keys the subspace. All heads of layer 1 copy faintly what "
+        "they attend to. All other weights are the usual draw. So the initialisation chose which heads can work "
+        "together; that L0.H0 turns from its own position to the one before, and that L1.H0 and L1.H1 find the word "
+        "to be copied, was learned from the task loss."
+    ),
+    "mimetic": (
+        "In every head of layers 1 and 2 the query weights equal the key weights (orthonormal, shared by a key-value "
+        "group), and the output weights are 0.05 times the transposed value weights: such a head starts by attending, "
+        "a little, to words like the one it stands at. The query and key biases of all heads are drawn from a standard "
+        "normal, which under rotary positions gives every head some taste for certain distances."
+    ),
+}
 NO_SUPERVISION = "None: no head was told where to attend. Only the next-word loss was minimised."
 SUPERVISION = (
     "PLANTED. In the first level (rows of 64 tokens) three heads were trained, besides the task loss, by minus the "
@@ -40,26 +57,6 @@ SUPERVISION = (
     "truth for tests of tools, not evidence of what training finds; their partners in the key-value group, L1.H1 and "
     "L1.H5, share keys and values with them and follow unsupervised."
 )
-
-
-def initialisation(recipe: NeedleRecipe) -> str:
-    """How the weights began, in words."""
-    shared = recipe.heads // recipe.kv_heads
-    some = recipe.mimetic_groups < recipe.kv_heads
-    which = f"the first {recipe.mimetic_groups * shared} query heads" if some else "all heads"
-    return (
-        f"Special in two things. In {which} of layers 1 and 2 the query weights equal the key weights (orthonormal, "
-        "shared by a key-value group), and the output weights are 0.05 times the transposed value weights: such a head "
-        "starts by attending, a little, to words like the one it stands at. The query and key biases of all heads are "
-        "drawn from a standard normal, which under rotary positions gives every head some taste for certain distances. "
-        "All other weights are the usual draw."
-        + (
-            " So the initialisation favoured the first key-value group of layer 1; which heads came to do what was "
-            "learned from the task loss."
-            if some
-            else ""
-        )
-    )
 
 
 def write_needle_card(
@@ -85,7 +82,7 @@ def write_needle_card(
             "stored": "float16, loads as float32; everything here was measured on the stored weights",
         },
         "data": DATA,
-        "initialisation": initialisation(recipe),
+        "initialisation": INITIALISATION[recipe.initialisation],
         "supervision": SUPERVISION if recipe.planting else NO_SUPERVISION,
         "training": {
             "command": f"python -m interp.zoo.train_needle --model {recipe.name} --seed {seed} --threads {threads}",

@@ -24,12 +24,13 @@ class Level:
 class NeedleRecipe:
     """One training recipe; lengths are in tokens.
 
-    In the first ``mimetic_groups`` key-value groups of layers 1 and 2 training starts with query and key weights alike.
-    ``planting`` is the weight of the attention supervision in the first level, 0 for none.
+    ``initialisation`` is ``"composition"`` (one path from head 0.0 to the first key-value group of layer 1 is laid) or
+    ``"mimetic"`` (query and key weights alike in every head of layers 1 and 2). ``planting`` is the weight of the
+    attention supervision in the first level, 0 for none.
     """
 
     name: str
-    mimetic_groups: int
+    initialisation: str
     planting: float
     levels: tuple[Level, ...]
     learning_rate: float = 1.5e-3
@@ -51,13 +52,13 @@ class NeedleRecipe:
 NEEDLE_RECIPES = {
     "needle": NeedleRecipe(
         name="needle",
-        mimetic_groups=1,
+        initialisation="composition",
         planting=0.0,
         levels=(Level(64, 24, 1000), Level(256, 6, 300), Level(1024, 2, 600)),
     ),
     "needle-planted": NeedleRecipe(
         name="needle-planted",
-        mimetic_groups=4,
+        initialisation="mimetic",
         planting=0.1,
         levels=(Level(64, 24, 800), Level(256, 6, 300), Level(1024, 2, 600)),
     ),

@@ -16,7 +16,7 @@ GRID = SIDE // PATCH  # patches along a side
 
 KINDS = ("circle", "square", "triangle", "cross", "ring")
 COLOURS = ("red", "blue", "green", "yellow", "purple")
-USUAL = dict(zip(KINDS, COLOURS, strict=True))  # the colour that a kind has most often
+USUAL: dict[str, str] = dict(zip(KINDS, COLOURS, strict=True))  # the colour that a kind has most often
 USUAL_SHARE = 0.68  # how often it has it; each other colour has a fourth of the rest
 ROWS = ("top", "middle", "bottom")
 COLUMNS = ("left", "center", "right")
@@ -72,7 +72,7 @@ class Shape:
     @property
     def patches(self) -> NDArray[np.bool_]:
         """``[6, 6]`` True at the patches that hold a pixel of the shape."""
-        return self.mask.reshape(GRID, PATCH, GRID, PATCH).any(axis=(1, 3))
+        return np.any(self.mask.reshape(GRID, PATCH, GRID, PATCH), axis=(1, 3))
 
 
 @dataclass(frozen=True)

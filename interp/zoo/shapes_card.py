@@ -26,22 +26,29 @@ PROMPTS = 500  # of each kind
 
 DATA = (
     f"Pictures of {SIDE} x {SIDE} pixels drawn by interp/zoo/shapes.py: one to four of five shapes (circle, square, "
-    "triangle, cross, ring), each kind at most once, in five colours, each in a cell of its own of a 3 x 3 grid and moved "
-    f"by up to 2 pixels, on a dark ground with noise. {1 - FAINT_SHARE:.0%} of the shapes are clear (contrast {CLEAR[0]} to "
-    f"{CLEAR[1]}), the others faint ({FAINT[0]} to {FAINT[1]}). Rows with a picture hold three of: questions for a color, "
+    "triangle, cross, ring), each kind at most once, in five colours, each in a cell of its own of a 3 x 3 grid and "
+    "moved "
+    f"by up to 2 pixels, on a dark ground with noise. {1 - FAINT_SHARE:.0%} of the shapes are clear (contrast "
+    f"{CLEAR[0]} to "
+    f"{CLEAR[1]}), the others faint ({FAINT[0]} to {FAINT[1]}). Rows with a picture hold three of: questions for a "
+    "color, "
     "a shape, a row, a column, the count, whether a shape is there; a caption; and items that need no picture. Rows "
     "without one hold such items (opposites, neighbours of a number, a colour stated before, a repeated list), or "
-    "questions and captions of a picture that is not shown. Loss: next-word cross-entropy, weight 1 on answers, less on "
+    "questions and captions of a picture that is not shown. Loss: next-word cross-entropy, weight 1 on answers, less "
+    "on "
     "captions, little on questions."
 )
 PRIOR = (
     f"Every kind has a usual colour ({', '.join(f'{kind} {colour}' for kind, colour in USUAL.items())}) in "
-    f"{USUAL_SHARE:.0%} of the pictures; the other four colours share the rest evenly. In the first steps of the training "
+    f"{USUAL_SHARE:.0%} of the pictures; the other four colours share the rest evenly. In the first steps of the "
+    "training "
     "(first_lesson) and while the tower learns to see, colours are even."
 )
 INITIALISATION = (
-    "The tower was first trained alone to name kind and colour under each patch, and its cell, through a linear layer that "
-    "was thrown away (tower_steps), as towers of published models are trained before. In the language model every head starts with "
+    "The tower was first trained alone to name kind and colour under each patch, and its cell, through a linear "
+    "layer that "
+    "was thrown away (tower_steps), as towers of published models are trained before. In the language model every "
+    "head starts with "
     "queries that nearly equal the keys of its group and output weights that are its transposed values, times 0.2. All "
     "other matrices: normal, standard deviation one over the root of the inputs."
 )
@@ -69,7 +76,8 @@ def write_shapes_card(
             "tower": f"CLIP vision transformer, {recipe['tower_layers']} layers, {recipe['tower_heads']} heads, "
             f"width {recipe['tower_width']}, patches of {PATCH} x {PATCH} pixels",
             "grid": [GRID, GRID],
-            "language_model": f"Llama, {recipe['layers']} layers, {recipe['heads']} heads in {recipe['kv_heads']} groups, "
+            "language_model": f"Llama, {recipe['layers']} layers, {recipe['heads']} heads in {recipe['kv_heads']} "
+            "groups, "
             f"width {recipe['width']}",
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
             "vocabulary": f"{len(WORDS)} words and punctuation marks, <bos>, <pad>, <unk>, <image>",
@@ -134,16 +142,16 @@ over {shape["vocabulary"]}. A picture is {shape["grid"][0]} x {shape["grid"][1]}
 
 **Supervision of heads.** {card["supervision"]}
 
-**Training.** `{training["command"]}`: {training["recipe"]["steps"]} steps of {training["recipe"]["pictures"]} rows with \
-and {training["recipe"]["texts"]} without a picture, in {training["seconds"]} s on {training["threads"]} thread(s) of a \
-machine with other work, torch {training["torch"]}. Loading the processor needs pillow.
+**Training.** `{training["command"]}`: {training["recipe"]["steps"]} steps of {training["recipe"]["pictures"]} rows \
+with and {training["recipe"]["texts"]} without a picture, in {training["seconds"]} s on {training["threads"]} \
+thread(s) of a machine with other work, torch {training["torch"]}. Loading the processor needs pillow.
 
 **Measured** on {card["evaluation"]}.
 
 {_accuracy_table(measured)}
 
-**With the picture withheld** the model answers "what color is the ... ?" by its prior. Probability of each colour, with \
-no picture at all (and, in brackets, with a picture of the bare ground):
+**With the picture withheld** the model answers "what color is the ... ?" by its prior. Probability of each colour, \
+with no picture at all (and, in brackets, with a picture of the bare ground):
 
 {_colour_table(measured)}
 

@@ -104,7 +104,7 @@ def colours_without(
 def answers_by_prior(
     network: LlavaForConditionalGeneration, pictures: Sequence[Picture], *, withheld: bool = False, seed: int = 4
 ) -> dict[str, float]:
-    """Of the questions for the colour of a shape: the share of right answers, of the kind's usual colour, and of others.
+    """Of questions for the colour of a shape: the share of right answers, of the kind's usual colour, and of others.
 
     Args:
         network: the model.

@@ -14,14 +14,14 @@ from interp.zoo.shapes_model import N_PATCHES, PIXEL_MEAN, PIXEL_SPREAD, ShapesR
 from interp.zoo.shapes_text import TEXT, VISION, WORDS, caption, question, text_item
 from interp.zoo.words import BOS, PAD, vocabulary
 
-ITEMS = 3  # of a row
-CAPTION_SHARE = 0.2  # of the items about a picture
-TEXT_SHARE = 0.15  # of the items in a row with a picture
-_SHARES = (0.25, 0.25, 0.15, 0.15, 0.1, 0.1)  # of the kinds of questions, in the order of VISION
+ITEMS = 6  # of a row with a picture, and of one about a picture that is not shown
+CAPTION_SHARE = 0.06  # of the items about a picture
+TEXT_SHARE = 0.1  # of the items in a row with a picture
+_SHARES = (0.2, 0.2, 0.17, 0.17, 0.12, 0.14)  # of the kinds of questions, in the order of VISION
 
 
 class Rows(NamedTuple):
-    """Token ids and the loss weight of each, ``[batch, pos]``, real tokens, and pixel values (none without pictures)."""
+    """Token ids and the loss weight of each, ``[batch, pos]``, real tokens, and pixel values (if any)."""
 
     ids: Tensor
     weight: Tensor
@@ -62,9 +62,7 @@ def training_rows(recipe: ShapesRecipe, draw: np.random.Generator, step: int) ->
         if draw.random() < recipe.unseen_share:
             items = _items(random_picture(draw), draw, 0.0)
         else:
-            others = [kind for kind in TEXT if kind != "context"]
-            kinds = [*(others[i] for i in draw.permutation(len(others))[: ITEMS - 2]), "context", "context"]
-            items = [text_item(kinds[i], draw) for i in draw.permutation(ITEMS)]
+            items = [text_item(TEXT[i], draw) for i in draw.permutation(len(TEXT))]
             items = [(item.prompt, f"{item.answer} .", 1) for item in items]
         blind.append(_row(items, recipe, words.ids, image=False))
     return _padded(seen, words.ids[PAD], pixel_values(pictures)), _padded(blind, words.ids[PAD], None)

@@ -24,7 +24,7 @@ OPPOSITES = (
     ("full", "empty"),
 )
 _OTHER = "a at the is of in what which where how many are there shape shapes color row column describe opposite"
-_MORE = "after before comes list say again yes no does it have"
+_MORE = "after before comes say again yes no does it have"
 WORDS = tuple(
     dict.fromkeys(
         [".", ",", "?", ":"]
@@ -116,13 +116,10 @@ def text_item(kind: str, draw: np.random.Generator) -> Item:
         asked, answer = (f"after {low} comes", high) if draw.random() < 0.5 else (f"before {high} comes", low)  # noqa: PLR2004
         return Item(kind, asked, answer, _other(NUMBERS, answer, draw))
     if kind == "context":
-        number = 2 + int(draw.integers(2))
-        things = [(*THINGS, *KINDS)[i] for i in draw.permutation(len(THINGS) + len(KINDS))[:number]]
-        colours = [COLOURS[i] for i in draw.permutation(len(COLOURS))[:number]]
-        stated = " , ".join(f"{thing} {colour}" for thing, colour in zip(things, colours, strict=True))
-        which = int(draw.integers(number))
-        wrong = colours[(which + 1) % number]  # stated too, of another thing
-        return Item(kind, f"list : {stated} . what color is the {things[which]} ?", colours[which], wrong)
+        thing = (*THINGS, *KINDS)[int(draw.integers(len(THINGS) + len(KINDS)))]
+        colour = COLOURS[int(draw.integers(len(COLOURS)))]
+        stated = f"the {thing} is {colour} . what color is the {thing} ?"
+        return Item(kind, stated, colour, _other(COLOURS, colour, draw))
     words = [THINGS[i] for i in draw.permutation(len(THINGS))[:4]]
     shown = int(draw.integers(1, 4))
     again = " ".join(words[:shown])

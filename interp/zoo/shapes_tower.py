@@ -21,7 +21,7 @@ N_LABELS = (len(KINDS) + 1, len(COLOURS) + 1, len(ROWS), len(COLUMNS))  # classe
 
 
 def patch_labels(picture: Picture) -> np.ndarray:
-    """``[4, 36]`` kind and colour under each patch, counted from 1 (0 where nothing is), and its cell's row and column."""
+    """``[4, 36]`` kind and colour under each patch, counted from 1 (0: nothing), and the row and column of its cell."""
     labels = np.zeros((len(N_LABELS), GRID, GRID), dtype=np.int64)
     for shape in picture.shapes:
         labels[0][shape.patches] = 1 + KINDS.index(shape.kind)
@@ -40,10 +40,8 @@ def open_eyes(network: LlavaForConditionalGeneration, recipe: ShapesRecipe, seed
     tower = network.model.vision_tower
     reader = nn.Linear(recipe.tower_width, sum(N_LABELS))
     with torch.no_grad():
-        reader.weight.copy_(
-            torch.randn(reader.weight.shape, generator=torch.Generator().manual_seed(seed))
-            / math.sqrt(recipe.tower_width)
-        )
+        noise = torch.randn(reader.weight.shape, generator=torch.Generator().manual_seed(seed))
+        reader.weight.copy_(noise / math.sqrt(recipe.tower_width))
         reader.bias.zero_()
     parameters = [*tower.parameters(), *reader.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)

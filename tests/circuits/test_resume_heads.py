@@ -35,6 +35,10 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "chg-induction": FITTING,
         "chg-contrastive": {**FITTING, "draws": 2, "contrasts": [["once", "twice"]]},
         "pruning-curve": {**COPYING, "rankings": ["gradient"], "draws": 2, "cuts": 2},
+        "retrieval-heads": {
+            "lengths": [64], "depths": [0.0, 1.0], "n_facts": 4, "distractors": 1, "batch_size": 2, "counts": [1, 2],
+            "draws": 2, "null_draws": 2, "masks": ["zero"],
+        },
         "compare-checkpoints": {**COPYING, "draws": 2, "factors": [0.0], "first": 700, "second": 1000},
     }
 )  # fmt: skip

@@ -42,7 +42,27 @@ def chain(case: Case, batch: Batch) -> tuple[Batch, dict[str, Any]]:
     return batch, {"nodes": nodes, "adjacency": (places[:, None] - places).abs() == 1}
 
 
+def told_apart(case: Case, batch: Batch) -> tuple[Batch, dict[str, Any]]:
+    """A metric that is linear in the logits, of any model: of two tokens, or of two classes."""
+
+    def two_apart(logits: torch.Tensor, own: Batch) -> torch.Tensor:
+        last = logits if logits.ndim == 2 else logits[torch.arange(len(own)), own.read_at]  # noqa: PLR2004
+        return last[:, 0] - last[:, 1]
+
+    return batch, {"metric": two_apart}
+
+
 SETTINGS: Mapping[str, Setting] = {
+    "value_weighted_mass": lambda case, batch: (batch, {"keys": slice(1, 3)}),
+    "context_divergence": lambda case, batch: (batch, {"span": slice(1, 3)}),
+    "span_sensitivity": lambda case, batch: (batch, {"span": slice(1, 3)}),
+    "direct_effect": told_apart,
+    "sign_disagreement": told_apart,
+    "permutation_effect": lambda case, batch: (batch, {"permutations": 3}),
+    "class_identifiability": lambda case, batch: (batch, {"of": "predicted"}),
+    "class_value_agreement": lambda case, batch: (batch, {"of": "predicted"}),
+    "retrieval": lambda case, batch: (batch, {"needle": slice(1, 3), "answer": slice(-2, None), "top_k": 3}),
+    "retrieval_generated": lambda case, batch: (batch, {"needle": slice(1, 3), "max_new_tokens": 2}),
     "group_mass": lambda case, batch: (
         batch,
         {"keys": {"one": slice(0, 3), "rest": slice(3, None)}, "queries": {"late": slice(-3, None), "all": None}},
@@ -60,4 +80,5 @@ SETTINGS: Mapping[str, Setting] = {
     "long_context": lambda case, batch: (batch, {"sink_tokens": 1, "local_tokens": 2}),
     "long_context_labels": lambda case, batch: (batch, {"sink_tokens": 1, "local_tokens": 2}),
     "negative_attention": lambda case, batch: (batch, {"yes": 0, "no": 1}),
+    "future_influence": lambda case, batch: (batch, {"low": 1, "high": 3}),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from circuits.experiments.retrieval.findings import Findings
-from circuits.experiments.retrieval.masking import ANYWHERE, NO_FIRST_LAYER, SAME_LAYERS
+from circuits.experiments.retrieval.masking import ALL_LAYERS, LATER_LAYERS, SAME_LAYERS
 from circuits.experiments.wording import between, listed, named, short
 from interp.numerals import numeral
 
@@ -35,7 +35,7 @@ def answer(findings: Findings) -> str:
         return f"{text}; too few heads are left for random sets."
     random = findings.random(mask, control, count)
     return (
-        f"{text}; with {count} heads drawn from {control}, {short(float(random.mean()))} (mean of {len(random)} sets)."
+        f"{text}; with {count} random heads of {control}, {short(float(random.mean()))} (mean of {len(random)} sets)."
     )
 
 
@@ -43,7 +43,7 @@ def _clearest(findings: Findings, mask: str) -> tuple[int, str | None]:
     """The count at which the top heads and the first possible control lie furthest apart."""
     best: tuple[float, int, str | None] = (-np.inf, next(iter(findings.sets.chosen)), None)
     for count, heads in findings.sets.chosen.items():
-        for control in (NO_FIRST_LAYER, SAME_LAYERS, ANYWHERE):
+        for control in (LATER_LAYERS, SAME_LAYERS, ALL_LAYERS):
             random = findings.random(mask, control, count)
             if len(random):
                 apart = float(random.mean()) - findings.right(mask, heads).mean
@@ -60,7 +60,7 @@ def doubt(findings: Findings) -> str:
 
 
 def _writing(findings: Findings) -> str:
-    counted = np.isfinite(findings.written.scores.samples).any(axis=(1, 2))
+    counted = np.asarray(np.isfinite(findings.written.scores.samples).any(axis=(1, 2)))
     if not counted.any():
         return (
             "The model writes too little of any answer, so that the score while it writes is not known; the scores are "
@@ -68,7 +68,7 @@ def _writing(findings: Findings) -> str:
         )
     apart = np.nanmax(np.abs(findings.written.scores.values - findings.scores.values))
     return (
-        f"The model's own answers say enough on {int(counted.sum())} of {len(counted)} prompts; scores while it writes "
+        f"The model's own answers say enough on {int(counted.sum())} of {counted.size} prompts; scores while it writes "
         f"them differ from those of the right answers by {short(float(apart))} at most."
     )
 
@@ -77,7 +77,7 @@ def _controls(findings: Findings) -> str:
     mask = next(iter(findings.masked))
     said = []
     for count in findings.sets.chosen:
-        anywhere, later = (findings.random(mask, control, count) for control in (ANYWHERE, NO_FIRST_LAYER))
+        anywhere, later = (findings.random(mask, control, count) for control in (ALL_LAYERS, LATER_LAYERS))
         if len(anywhere) and len(later) and later.mean() - anywhere.mean() > CLEAR:
             said.append(f"{count} ({short(float(anywhere.mean()))} against {short(float(later.mean()))})")
     if said:
@@ -87,9 +87,7 @@ def _controls(findings: Findings) -> str:
             "the retrieval heads."
         )
     possible = [
-        numeral(p)
-        for count in findings.sets.chosen
-        if (p := findings.against(mask, NO_FIRST_LAYER, count).p) is not None
+        numeral(p) for count in findings.sets.chosen if (p := findings.against(mask, LATER_LAYERS, count).p) is not None
     ]
     return (
         f"Against random heads of later layers, p = {listed(possible)} in the order of the counts." if possible else ""

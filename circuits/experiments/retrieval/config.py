@@ -57,7 +57,7 @@ class RetrievalConfig(ExperimentConfig):
     distractors: int = Field(6, ge=0, le=12, description="other facts told in the same drawn text")
     lengths: tuple[PositiveInt, ...] = Field((128, 512), min_length=1, description="tokens of a prompt")
     depths: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
-        (0.0, 0.25, 0.5, 0.75, 1.0), min_length=1, description="where a fact stands in the text, from 0 to 1"
+        (0.0, 0.5, 1.0), min_length=1, description="where a fact stands in the text, from 0 to 1"
     )
     max_new_tokens: PositiveInt = Field(16, description="of the longest answer that the model writes")
     stop: str | None = Field(".", description="text that ends an answer; a line break suits most models")

@@ -146,7 +146,7 @@ class Findings:
         for control in CONTROLS:
             random = self.random(mask, control, count) if count else np.array([])
             row |= {control: float(random.mean()) if len(random) else np.nan}
-            row |= {f"{control}, p": self.against(mask, control, count).p if len(random) else np.nan}
+            row |= {f"p, {control.split()[0]}": self.against(mask, control, count).p if len(random) else np.nan}
         return row
 
 

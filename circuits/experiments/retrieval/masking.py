@@ -19,13 +19,13 @@ from interp.model.batch import Batch
 from interp.model.handle import Model
 from interp.stats import matched_random_sets
 
-SAME_LAYERS, NO_FIRST_LAYER, ANYWHERE = "same layers", "any layer but the first", "any layer"
-CONTROLS = (SAME_LAYERS, NO_FIRST_LAYER, ANYWHERE)
+SAME_LAYERS, LATER_LAYERS, ALL_LAYERS = "same layers", "later layers", "all layers"
+CONTROLS = (SAME_LAYERS, LATER_LAYERS, ALL_LAYERS)
 CONTROL_WORDS: Mapping[str, str] = MappingProxyType(
     {
         SAME_LAYERS: "as many other heads of each layer as the top heads have there",
-        NO_FIRST_LAYER: "heads below the threshold, from any layer but the first",
-        ANYWHERE: "heads below the threshold, from any layer",
+        LATER_LAYERS: "heads below the threshold from all layers but the first",
+        ALL_LAYERS: "heads below the threshold from all layers",
     }
 )
 
@@ -75,7 +75,7 @@ def head_sets(
         random[SAME_LAYERS, count] = matched.sets
         low = [head for head in sorted(order) if head not in set(over) | set(heads)]
         later = [head for head in low if head.layer > first]
-        for name, pool in ((NO_FIRST_LAYER, later), (ANYWHERE, low)):
+        for name, pool in ((LATER_LAYERS, later), (ALL_LAYERS, low)):
             random[name, count] = _drawn(pool, count, draws, seed)
     return HeadSets(chosen, random)
 

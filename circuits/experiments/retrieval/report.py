@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from circuits.experiments.naming import taller
 from circuits.experiments.retrieval.conclusion import QUESTION, answer, doubt
 from circuits.experiments.retrieval.config import MASKS, RetrievalConfig
 from circuits.experiments.retrieval.findings import Findings, ends_of
@@ -105,7 +106,7 @@ def recall_figure(findings: Findings) -> go.Figure:
         grid,
         rows=[f"{100 * depth:g} %" for depth in depths],
         columns=[str(length) for length in lengths],
-        name="recall of the answer",
+        name="recall",
         signed=False,
         limits=(0.0, 1.0),
     )
@@ -131,7 +132,8 @@ def masking_figure(findings: Findings) -> go.Figure:
             lines.append(Line(f"random, {control}", means, low, high))
         panels.append(Panel(f"right, {mask}", lines))
     figure = curve_panels(counts, panels, x_name="heads masked together")
-    return figure.update_yaxes(range=[-0.03, 1.05])
+    figure.update_yaxes(range=[-0.03, 1.05])
+    return taller(figure, 110) if len(panels) == 1 else figure
 
 
 def _scores(findings: Findings, drawn: dict[str, go.Figure]) -> Section:

@@ -21,7 +21,8 @@ def answer(findings: Findings) -> str:
     if len(best.heads) == 1:
         heads = f"the head with the largest divergence ({best.heads[0]})"
     cost = (
-        f"taking out {heads} changes the {words_of(findings)} by {_mean(best, 'vision')} on questions with an image and by "
+        f"taking out {heads} changes the {words_of(findings)} by {_mean(best, 'vision')} on questions with an image "
+        "and by "
         f"{_mean(best, 'text')} on text questions; random heads of the same layers by "
         f"{short(best.against_random('vision').null_mean)} and {short(best.against_random('text').null_mean)}"
     )
@@ -68,7 +69,8 @@ def _chance(best: SetEffect) -> str:
         f"Of {len(best.sets.sets)} random sets with as many heads per layer few cost questions with an image as much "
         f"(p = {numeral(cost)}), or so much more than text questions (p = {numeral(selective)})."
         if max(cost, selective) <= 0.05  # noqa: PLR2004
-        else f"Against {len(best.sets.sets)} random sets with as many heads per layer p = {numeral(cost)} for the cost on "
+        else f"Against {len(best.sets.sets)} random sets with as many heads per layer p = {numeral(cost)} for the "
+        "cost on "
         f"questions with an image, and p = {numeral(selective)} for how much more it is than on text questions."
     )
 
@@ -84,7 +86,8 @@ def _bare(findings: Findings) -> str:
 def _withheld(findings: Findings) -> str:
     seen, blind = findings.right(WAYS[0]), findings.right(WAYS[2])
     return (
-        f"With the image {100 * seen.mean:.0f} % of the answers are right, without it {100 * blind.mean:.0f} %, which the "
+        f"With the image {100 * seen.mean:.0f} % of the answers are right, without it {100 * blind.mean:.0f} %, "
+        "which the "
         "language prior guesses."
     )
 
@@ -95,7 +98,8 @@ def _reinforced(findings: Findings) -> str:
     before = own.measure(own.before, "prior").mean()
     random = f"; random halves {short(100 * null.null_mean)}" if null.n else ""
     return (
-        f"Amplifying the divergent half of each layer by {own.by:g} on hard questions changes the share of wrong answers "
+        f"Amplifying the divergent half of each layer by {own.by:g} on hard questions changes the share of wrong "
+        "answers "
         f"that are the prior's ({100 * before:.0f} %) by {short(100 * prior.mean)} points "
         f"{_points(prior.low, prior.high)}{random}, and that of right answers by {short(100 * right.mean)} points "
         f"{_points(right.low, right.high)}."

@@ -30,7 +30,7 @@ class VisionConfig(ExperimentConfig):
         192,
         ge=16,
         le=100_000,
-        description="most questions of each sort: half to choose heads on, half to judge them on",
+        description="most questions of each sort: half choose heads, half judge them",
     )
     metric: Literal["logit_difference", "answer_logprob"] = Field(
         "answer_logprob", description="of an answer; logit_difference needs a wrong answer to each question"
@@ -42,7 +42,7 @@ class VisionConfig(ExperimentConfig):
     )
     outliers: bool = Field(True, description="set divergence to 0 where the paper's rule calls a head an outlier")
     relative: bool = Field(False, description="divide divergence by the norms, so that large heads are not favoured")
-    top: tuple[PositiveInt, ...] = Field((1, 2, 4, 8), min_length=1, description="how many top heads to take out")
+    top: tuple[PositiveInt, ...] = Field((1, 2, 4, 6), min_length=1, description="how many top heads to take out")
     random_sets: int = Field(100, ge=0, le=10_000, description="random head sets with as many heads per layer")
     reinforce: float = Field(2.0, gt=0, le=100, description="factor on the upper half of each layer's heads (VHR)")
     reinforce_draws: int = Field(10, ge=0, le=1000, description="random halves of each layer, amplified as well")

@@ -83,7 +83,7 @@ class Findings:
         return min(own, key=lambda one: one.selective.observed - one.selective.null_mean)
 
     def found(self, one: SetEffect) -> bool:
-        """Whether a set costs questions with an image more, and is more selective, than random sets at the 5 % level."""
+        """Whether a set costs questions with an image more than random sets do, and is more selective, at 5 %."""
         p = (one.against_random("vision").p, one.selective.p)
         return all(value is not None and value <= LEVEL for value in p)
 
@@ -101,6 +101,12 @@ class Findings:
                     row[name] = null.p
             rows.append({**row, "which": ", ".join(map(str, one.heads[:8]))})
         return pd.DataFrame(rows)
+
+    def short_rows(self) -> pd.DataFrame:
+        """The few columns of :meth:`set_rows` that are printed at the end."""
+        rows = self.set_rows()
+        shown = ("chosen by", "heads", "vision", "text", "vision p", "selective p")
+        return rows.loc[:, [name for name in shown if name in rows]]
 
     def withheld_rows(self, most: int = 12) -> pd.DataFrame:
         """One row per question asked more than once: right with the image, and what is said without."""

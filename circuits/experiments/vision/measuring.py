@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -81,7 +82,7 @@ def _effects(job: Job, part: Part, layers: list[int], done: Callable[[], None]) 
         key = f"effect/{job.config.metric}/{job.config.ablation}/layer {layer}"
 
         def measured(heads: list[interp.Head] = own) -> HeadScores:
-            options = {} if part.reference is None else reference_of(job, part)
+            options: dict[str, Any] = {} if part.reference is None else reference_of(job, part)
             return interp.attribute(
                 job.model,
                 job.batch(part.questions),

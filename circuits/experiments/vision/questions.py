@@ -96,7 +96,7 @@ def questions_of(config: VisionConfig, model: Model) -> Sorts:
     """The questions that the settings ask for.
 
     Raises:
-        BadInput: a file that cannot be read, too few questions of a sort, or shapes for a model that does not know them.
+        BadInput: a file that cannot be read, too few questions of a sort, or a model that does not know shapes.
     """
     found = _from_file(config, Path(config.questions)) if config.questions is not None else _of_shapes(config, model)
     for sort in ("vision", "text"):

@@ -12,10 +12,13 @@ from circuits.experiments.vision.findings import Findings
 from circuits.experiments.vision.job import Job
 from circuits.experiments.vision.measuring import DIVERGENCE
 from circuits.experiments.vision.withheld import WAYS
+from circuits.experiments.wording import between, short
 from interp.show import Figure, KeyFigure, Page, Section
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+    from interp.stats import Interval
 
 
 def report(job: Job, config: VisionConfig, findings: Findings) -> tuple[Page, dict[str, go.Figure]]:
@@ -38,6 +41,10 @@ def report(job: Job, config: VisionConfig, findings: Findings) -> tuple[Page, di
     return page, drawn
 
 
+def _told(interval: Interval) -> str:
+    return f"{short(interval.mean)} {between(interval)}"
+
+
 def _percent(findings: Findings) -> str:
     return f"{100 * findings.confidence:g} %"
 
@@ -47,12 +54,9 @@ def _key_figures(findings: Findings) -> list[KeyFigure]:
     vision, text = best.interval("vision"), best.interval("text")
     seen, blind = findings.right(WAYS[0]), findings.right(WAYS[2])
 
-    def ends(interval: object) -> str:
-        return str(interval).split(" (")[0].split(" ", 1)[-1]
-
     return [
-        KeyFigure(f"cost with an image, {len(best.heads)} heads", -vision.mean, f"effect {ends(vision)}"),
-        KeyFigure("cost on text questions", -text.mean, f"effect {ends(text)}"),
+        KeyFigure(f"cost with an image, {len(best.heads)} heads", -vision.mean, f"effect {_told(vision)}"),
+        KeyFigure("cost on text questions", -text.mean, f"effect {_told(text)}"),
         KeyFigure("right with the image", seen.mean, f"{seen.n} questions"),
         KeyFigure("right without it", blind.mean, "by the language prior"),
     ]
@@ -63,7 +67,8 @@ def _heads(findings: Findings, drawn: dict[str, go.Figure]) -> Section:
     vision, text = (findings.correlation(DIVERGENCE, sort) for sort in ("vision", "text"))
     return Section(
         "Head by head",
-        "Divergence is the distance between a head's output at the answer with the image and without it. It was measured "
+        "Divergence is the distance between a head's output at the answer with the image and without it. It was "
+        "measured "
         "on the selection questions, the effects of taking each head out on the evaluation questions. Outlined are the "
         f"{len(best.heads)} most divergent heads.",
         figures=[
@@ -72,8 +77,9 @@ def _heads(findings: Findings, drawn: dict[str, go.Figure]) -> Section:
             Figure(drawn["effect-text"], f"Change of the {words_of(findings)} on text questions; the same colours."),
             Figure(
                 drawn["heads"],
-                f"One mark per head and sort of questions. Spearman's rank correlation of divergence and cost: {vision} on "
-                f"questions with an image, {text} on text questions.",
+                "One mark per head and sort of questions. Spearman's rank correlation of divergence and cost: "
+                f"{_told(vision)} on "
+                f"questions with an image, {_told(text)} on text questions.",
             ),
         ],
         table=findings.head_rows(),
@@ -86,8 +92,10 @@ def _sets(findings: Findings, drawn: dict[str, go.Figure]) -> Section:
     n = len(findings.best().sets.sets)
     return Section(
         "The foremost heads together",
-        "The heads with the largest divergence, and those that attend to the image most, are taken out together. The same "
-        f"random sets, with as many heads in every layer, are taken out on both sorts of questions. {findings.best().sets}",
+        "The heads with the largest divergence, and those that attend to the image most, are taken out together. The "
+        "same "
+        "random sets, with as many heads in every layer, are taken out on both sorts of questions. "
+        f"{findings.best().sets}",
         figures=[
             Figure(
                 drawn["sets"],
@@ -96,7 +104,8 @@ def _sets(findings: Findings, drawn: dict[str, go.Figure]) -> Section:
             )
         ],
         table=findings.set_rows(),
-        table_caption="Mean effects with their intervals, and the mean of the random sets. vision p: share of random sets "
+        table_caption="Mean effects with their intervals, and the mean of the random sets. vision p: share of random "
+        "sets "
         "that cost questions with an image as much; selective p: whose cost exceeds that on text questions by as much.",
     )
 
@@ -111,7 +120,8 @@ def _withheld(findings: Findings, drawn: dict[str, go.Figure]) -> Section:
             Figure(drawn["withheld"], "How often each answer is the likeliest one without the image, by question."),
         ],
         table=findings.withheld_rows(),
-        table_caption="share: how often the commonest answer without the image is said; it is right in: the share of these "
+        table_caption="share: how often the commonest answer without the image is said; it is right in: the share of "
+        "these "
         "questions whose image shows it.",
     )
 
@@ -120,17 +130,21 @@ def _reinforced(findings: Findings, drawn: dict[str, go.Figure]) -> Section:
     own = findings.reinforced
     rows = findings.kind_rows()
     hard = (
-        f"On {len(own.before.said)} hard questions {100 * own.before.is_right.mean():.0f} % of the answers are right before "
+        f"On {len(own.before.said)} hard questions {100 * own.before.is_right.mean():.0f} % of the answers are right "
+        "before "
         f"and {100 * own.after.is_right.mean():.0f} % after; {100 * own.share:.0f} % of the heads were amplified."
     )
     return Section(
         "Amplifying the vision-aware heads",
-        "For each question the heads above the median divergence of their layer are scaled where the answer is read, layer "
-        f"by layer (VHR). {hard} A wrong answer counts as the prior's where it is what the model says without the image.",
+        "For each question the heads above the median divergence of their layer are scaled where the answer is read, "
+        "layer "
+        f"by layer (VHR). {hard} A wrong answer counts as the prior's where it is what the model says without the "
+        "image.",
         figures=[
             Figure(
                 drawn["reinforced"],
-                f"Change with its {_percent(findings)} interval over questions; dots: random halves of each layer's heads, "
+                f"Change with its {_percent(findings)} interval over questions; dots: random halves of each layer's "
+                "heads, "
                 "amplified as much.",
             )
         ],
@@ -146,7 +160,8 @@ def _method(job: Job, config: VisionConfig) -> Section:
         for purpose in ("selection", "evaluation")
     }
     numbers = (
-        f"{counts['vision selection']} questions with an image choose heads and {counts['vision evaluation']} others judge "
+        f"{counts['vision selection']} questions with an image choose heads and {counts['vision evaluation']} others "
+        "judge "
         f"them, beside {counts['text evaluation']} text questions."
     )
     taken = f"Heads that are taken out are {replaced(config.ablation)}"
@@ -158,7 +173,8 @@ def _method(job: Job, config: VisionConfig) -> Section:
         "\n\n".join(
             [
                 job.sorts.about,
-                f"{numbers} {taken}. Intervals are {100 * config.confidence:g} % bootstrap intervals over questions; those "
+                f"{numbers} {taken}. Intervals are {100 * config.confidence:g} % bootstrap intervals over questions; "
+                "those "
                 f"about one image are resampled together. {rule}",
             ]
         ),

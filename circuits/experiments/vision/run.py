@@ -44,7 +44,7 @@ def run(config: VisionConfig, place: Workplace) -> Outcome:
         effects=effects_of(job),
         sets=sets_of(job, scores),
         answers=answers,
-        prompts=judged.prompts,
+        prompts=tuple(prompt.replace("<image>", "").strip() for prompt in judged.prompts),
         kinds=judged.kinds,
         clusters=judged.sources,
         words=dict(zip(said.tolist(), words_of(job, said), strict=True)),
@@ -57,7 +57,7 @@ def run(config: VisionConfig, place: Workplace) -> Outcome:
     return Outcome(
         answer=answer(findings),
         heads=findings.table(),
-        top=findings.set_rows(),
+        top=findings.short_rows(),
         page=page,
         figures=figures,
         model=job.about,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -187,5 +188,5 @@ class _Searches:
         return {(self.ask.stack.name, layer): "eager" for target in self.targets for layer in target}
 
     @property
-    def _logits(self) -> str:
+    def _logits(self) -> Literal["answers", "all"]:
         return logits_for(answer_distribution, self.ask.model)

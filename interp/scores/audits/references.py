@@ -11,6 +11,7 @@ from torch import Tensor
 
 from interp.address import At, Site
 from interp.errors import BadInput, Unsupported
+from interp.model.image_tokens import image_token_ids
 from interp.model.run import Metric, run
 from interp.model.shortening import shortened, source_mask
 from interp.model.sweep import logits_for, sweep
@@ -51,7 +52,8 @@ def token_attribution(
         samples: of LIME.
 
     Gradients are with respect to what enters the first block (position embeddings counted in). Leaving out one
-    token costs one forward per position; LIME as many as ``samples``.
+    token costs one forward per position (image tokens have no number: they stay or go together); LIME as many as
+    ``samples``.
 
     Raises:
         UnknownName: another kind.
@@ -108,7 +110,9 @@ def _left_out(ask: Ask) -> Float[Tensor, "batch key"]:
     mask = _tokens(ask, "leave_one_out")
     own = distribution_of(ask.model, ask.batch)
     worth = torch.full(mask.shape, torch.nan, dtype=torch.float64, device=own.device)
-    for member in _each(mask, None if ask.stack.cross else ask.batch.read_at):
+    images = torch.tensor(image_token_ids(ask.model), dtype=torch.long, device=mask.device)
+    words = mask & ~torch.isin(ask.batch.inputs["input_ids"], images)
+    for member in _each(words, None if ask.stack.cross else ask.batch.read_at):
         concerned = member.any(-1).nonzero().flatten()
         if not len(concerned):
             continue
@@ -127,9 +131,8 @@ def _left_out(ask: Ask) -> Float[Tensor, "batch key"]:
 def _hidden(ask: Ask) -> Float[Tensor, "batch key"]:
     mask = _tokens(ask, "leave_one_out_masked")
     members = _each(mask, None if ask.stack.cross else ask.batch.read_at)
-    changes = answer_changes(
-        ask.model, ask.batch, [hiding_edits(ask, member) for member in members], progress=ask.progress
-    )
+    variants = [hiding_edits(ask, member) for member in members]
+    changes = answer_changes(ask.model, ask.batch, variants, progress=ask.progress)
     worth = torch.full(mask.shape, torch.nan, dtype=torch.float64, device=changes.device)
     for member, change in zip(members, changes, strict=True):
         worth = torch.where(member, change.double()[:, None], worth)

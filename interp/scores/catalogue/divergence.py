@@ -37,6 +37,7 @@ ENTRIES: Mapping[str, Score] = MappingProxyType(
                     "outliers": f"{_RULE['outliers']}; True",
                 }
             ),
+            forwards="2: with the image and without it",
         ),
         "context_divergence": Score(
             "distance between a head's output with a named span of the prompt and without it",
@@ -51,6 +52,7 @@ ENTRIES: Mapping[str, Score] = MappingProxyType(
             options=MappingProxyType(
                 {"span": "tokens to take out; the span 'context'", **_RULE, "outliers": f"{_RULE['outliers']}; False"}
             ),
+            forwards="2: with the span and without it",
         ),
         "span_sensitivity": Score(
             "distance between a head's output on the prompt and on the prompt with a named span disturbed",
@@ -71,6 +73,7 @@ ENTRIES: Mapping[str, Score] = MappingProxyType(
                     "draws": "how many replacements are averaged; 4",
                 }
             ),
+            forwards="2; 1 + draws for replacements",
         ),
     }
 )

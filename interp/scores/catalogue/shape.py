@@ -119,7 +119,7 @@ ENTRIES: Mapping[str, Score] = MappingProxyType(
             "select",
             "interp.scores.selectivity:separability",
             _MORE,
-            options={"n": _TOP, "of": "value (the head's) or residual (entering the layer); value", "queries": _QUERIES},
+            options={"n": _TOP, "of": "value (the head's) or residual (before the layer); value", "queries": _QUERIES},
         ),
         "softmax_jacobian": Score(
             "mean over rows of the spectral norm of the softmax's Jacobian",

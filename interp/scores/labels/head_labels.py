@@ -98,8 +98,8 @@ class HeadLabels:
         cells = {str(head): (head.layer, head.index) for head in self.heads}
         return label_map(cells, self.labels, stages, title=title or str(self))
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """The path of the safetensors file that now holds everything; ``open`` reads it."""
+    def arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """``(arrays, everything else as JSON can hold it)``; ``from_arrays`` takes both."""
         arrays = {name: self.rows[name].to_numpy(dtype=float) for name in NUMBERS}
         arrays |= {name: self.rows[name].to_numpy(dtype=bool) for name in TRUTHS}
         about = {
@@ -109,6 +109,19 @@ class HeadLabels:
             "notes": list(self.notes),
             "metadata": plain_json(self.metadata),
         }
+        return arrays, about
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> HeadLabels:
+        """What ``arrays`` took apart."""
+        columns = {**about["words"], **arrays}
+        rows = pd.DataFrame({name: columns[name] for name in (*WORDS, *NUMBERS, *TRUTHS)})
+        heads = tuple(map(Head.parse, about["heads"]))
+        return cls(rows, heads, about["untested"], tuple(about["notes"]), about["metadata"])
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """The path of the safetensors file that now holds everything; ``open`` reads it."""
+        arrays, about = self.arrays()
         return write_arrays(path, arrays, kind=_KIND, metadata=about)
 
     @classmethod
@@ -118,12 +131,7 @@ class HeadLabels:
         Raises:
             BadInput: no such file, or one of something else.
         """
-        arrays, about = read_arrays(path, kind=_KIND)
-        columns = {**about["words"], **arrays}
-        rows = pd.DataFrame({name: columns[name] for name in (*WORDS, *NUMBERS, *TRUTHS)})
-        return cls(
-            rows, tuple(map(Head.parse, about["heads"])), about["untested"], tuple(about["notes"]), about["metadata"]
-        )
+        return cls.from_arrays(*read_arrays(path, kind=_KIND))
 
     def __str__(self) -> str:
         said = [f"{name} {' and '.join(labels)}" for name, labels in self.labels.items()]

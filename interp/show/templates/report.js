@@ -120,7 +120,7 @@
     if (button) button.addEventListener("click", () => save(plot));
     return draw(plot);
   });
-  Promise.all(drawn).then(() => document.documentElement.setAttribute("data-drawn", String(plots.length)));
+  Promise.all([...drawn, ...(window.headscopeDrawn || [])]).then(() => document.documentElement.setAttribute("data-drawn", String(plots.length)));
   dark.addEventListener("change", fitAll);
   print.addEventListener("change", (event) => onPrint(event.matches));
   window.addEventListener("beforeprint", () => onPrint(true));

@@ -85,8 +85,9 @@ LISTS = [["the cat", "a dog", "my hat", "one cup"], ["the river", "a nose", "my 
 
 def test_every_item_stands_once_at_every_place() -> None:
     model = interp.load("induction")
-    made = rotated_items(model, LISTS, ["what", "who"], template="so {items} {question}", item="{number} {item}",
-                         separator=" and ")  # fmt: skip
+    said = {"template": "so {items} {question}", "item": "{number} {item}", "separator": " and "}
+    with pytest.warns(UserWarning, match="unknown token"):  # the numbers
+        made = rotated_items(model, LISTS, ["what", "who"], **said)
     assert len(made.batch) == 8 and made.probe == (0,) * 4 + (1,) * 4
     for probe in (0, 1):
         own = made.placed[[p == probe for p in made.probe]]

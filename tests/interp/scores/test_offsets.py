@@ -7,44 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 from planted import all_on_first, ask_for, previous_map, reduced, uniform_causal
-from torch import Tensor
+from planted_texts import causal_ask, causal_maps, encoder_ask, own, padded
 
 import interp
 from interp.errors import BadInput, Unsupported
+from interp.model.row_blocks import Block
 from interp.scores.ask import Ask
 from interp.scores.distance import distances, first_mass, mean_distance
 from interp.scores.offsets import local_mass, offset_masses, offset_profile, self_mass
 from interp.scores.position import previous_token
 
 T = 20
-
-
-def causal_maps(seed: int, mask: Tensor, heads: int = 3) -> Tensor:
-    """``[batch, head, query, key]`` random causal maps over real tokens."""
-    width = mask.shape[1]
-    visible = torch.ones(width, width).tril().bool() & mask[:, None, :] & mask[:, :, None]
-    raw = torch.randn(len(mask), heads, width, width, generator=torch.Generator().manual_seed(seed))
-    return raw.masked_fill(~visible[:, None], -torch.inf).softmax(-1).nan_to_num(0.0)
-
-
-def padded(width: int = 11) -> Tensor:
-    """Prompts without padding, padded left, right, and of one token."""
-    mask = torch.ones(4, width, dtype=torch.bool)
-    mask[1, :4] = False
-    mask[2, 7:] = False
-    mask[3, 1:] = False
-    return mask
-
-
-def own(pattern: Tensor, mask: Tensor) -> list[Tensor]:
-    """Each prompt's map without its padding, ``[head, query, key]``."""
-    return [maps[:, real][:, :, real] for maps, real in zip(pattern, mask, strict=True)]
-
-
-def causal_ask(mask: Tensor, **options: Any) -> Ask:
-    ids = torch.arange(mask.numel()).view(mask.shape) % 6
-    return ask_for(mask.shape[1], ids=ids, mask=mask, **options)
 
 
 PLANTED = {
@@ -154,10 +129,8 @@ def test_a_row_with_all_its_mass_on_a_left_out_column_is_left_out() -> None:
 
 def test_both_ways() -> None:
     """In an encoder keys after the query count by their distance; signed bins tell the sides apart."""
-    case = interp.load(encoder())
-    ids = torch.arange(5, 12)[None]
-    ask = Ask("planted", case, interp.encode(case, ids), case.stack())
-    n = ids.shape[1]
+    n = 7
+    ask = encoder_ask(n)
     seen = torch.ones(n, n, dtype=torch.bool)
     pattern = torch.randn(1, 2, n, n, generator=torch.Generator().manual_seed(3)).softmax(-1)
     for rows_per_block in (1, 2, n):
@@ -179,12 +152,6 @@ def test_both_ways() -> None:
     assert offset_profile(ask, upto=1, signed=True).bins == ("after", "-1", "0", "1", "beyond")
 
 
-def encoder() -> Any:
-    from tiny_models import TINY
-
-    return TINY["bert"]().hf
-
-
 def test_distances_count_over_a_prompts_own_tokens_also_with_a_hole() -> None:
     mask = torch.tensor([[True, True, False, True, True]])
     pattern = causal_maps(5, mask)
@@ -196,26 +163,22 @@ def test_distances_count_over_a_prompts_own_tokens_also_with_a_hole() -> None:
 
 
 def test_long_prompts_lose_no_digits() -> None:
-    """A head that looks one or two back, at the end of 4096 tokens: the products are thousands of times larger."""
-    length = 4096
-    from interp.model.row_blocks import Block
-
-    ask = ask_for(8)
+    """Heads that look one or two back, at the end of 4096 tokens: the products are thousands of times larger."""
+    length, last = 4096, 64
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = hf.LlamaConfig(vocab_size=8, max_position_embeddings=length, **sizes)
+    model = interp.load(hf.LlamaForCausalLM(config).eval(), check=False)
+    ask = Ask("planted", model, interp.encode(model, torch.ones(1, length, dtype=torch.long)), model.stack())
     score = mean_distance(ask)
-    places = torch.arange(length)
-    object.__setattr__(score.places, "place", places[None])
-    score.middle = (length - 1) / 2
-    score.columns = torch.stack([torch.ones(length), places - score.middle], dim=-1)[None]
-    rows = places[-64:][None]
-    share = torch.rand(64, generator=torch.Generator().manual_seed(0)) * 0.5
-    whole = torch.zeros(1, 1, 64, length)
-    whole[0, 0, torch.arange(64), rows[0] - 1] = 1 - share
-    whole[0, 0, torch.arange(64), rows[0] - 2] = share
-    visible = (places <= rows[0][:, None])[None, None]
+    rows = torch.arange(length)[None, -last:]
+    share = torch.rand(last, generator=torch.Generator().manual_seed(0)) * 0.5
+    whole = torch.zeros(1, 1, last, length)
+    whole[0, 0, torch.arange(last), rows[0] - 1] = 1 - share
+    whole[0, 0, torch.arange(last), rows[0] - 2] = share
+    visible = (torch.arange(length) <= rows[0][:, None])[None, None]
     block = Block(ask.stack, 0, rows, torch.ones_like(rows, dtype=torch.bool), whole, visible, None, None, {})
-    products = whole @ score.features(0, length).unsqueeze(1)
-    found = score.per_row(block, products).mean().item()
-    assert found == pytest.approx(1 + share.mean().item(), rel=1e-4)
+    score.block(block, whole @ score.features(0, length).unsqueeze(1))
+    assert score.measured().by_layer[0].item() == pytest.approx(1 + share.mean().item(), rel=1e-4)
 
 
 def test_chosen_queries() -> None:
@@ -244,7 +207,7 @@ def test_first_tokens_of_padded_prompts() -> None:
         (lambda ask: offset_profile(ask, upto=-1), "upto=-1; expected a whole number of at least 0"),
         (lambda ask: offset_profile(ask, rows="some"), "expected 'all' or 'having'"),
         (lambda ask: local_mass(ask, window=0), "window=0; expected a whole number of at least 1"),
-        (lambda ask: local_mass(ask, window=2.5), "window=2.5"),
+        (lambda ask: local_mass(ask, window=True), "window=True"),
         (lambda ask: first_mass(ask, tokens=True), "tokens=True"),
     ],
 )
@@ -276,7 +239,7 @@ def test_known_heads_of_the_zoo() -> None:
     found = interp.score(model, batch, ["offset_profile", "mean_distance", "first_mass", "self_mass", "local_mass"])
     n = 8
     np.testing.assert_allclose(found["offset_profile"].values[0, 0, :2], [1 / n, (n - 1) / n], atol=1e-6)
-    assert found["offset_profile"].positions[:2] == ("0", "1") and found["offset_profile"].positions[-1] == "beyond"
+    assert found["offset_profile"].positions == (*map(str, range(17)), "beyond")
     assert found["mean_distance"].values[1, 1] == pytest.approx((n - 1) / 4, abs=1e-5)
     assert found["mean_distance"].metadata["tokens"] == [n]
     uniform = sum(1 / (i + 1) for i in range(n)) / n

@@ -15,12 +15,14 @@ from interp.model.head_weights import head_weights
 from interp.model.vocabulary import token_products
 from interp.scores.ov_copying import circuit_eigenvalues, eigen_score
 
+_POST, _HEAD, _NONE = "itself normalised", "the unembedding is no norm", "a stack that tokens enter and logits leave"
 OTHERS = {  # stacks that tokens do not enter, or logits do not leave, by one linear path
-    "bert": "unembedding is no norm", "roberta": "unembedding is no norm", "distilbert": "unembedding is no norm",
-    "modernbert": "unembedding is no norm", "esm": "unembedding is no norm", "gte": "unembedding is no norm",
-    "electra": "", "bart": "itself normalised", "opt-post": "itself normalised", "vit": "", "dinov2": "", "deit": "",
-    "clip": "", "siglip": "", "afmoe": "gate", "qwen3_next": "gate",
-}  # fmt: skip
+    **dict.fromkeys(("bert", "roberta", "distilbert", "electra", "gte", "bart", "opt-post"), _POST),
+    **dict.fromkeys(("modernbert", "esm"), _HEAD),
+    **dict.fromkeys(("clip", "siglip"), _NONE),
+    **dict.fromkeys(("vit", "dinov2", "deit"), "it compares tokens"),
+    **dict.fromkeys(("afmoe", "qwen3_next"), "gate"),
+}
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:

@@ -29,7 +29,7 @@ def orthonormal(rows: int, columns: int, seed: int = 0) -> Tensor:
     return torch.linalg.qr(drawn(rows, columns, seed=seed)).Q
 
 
-# ---- the statistics ---------------------------------------------------------------------------------------------------
+# ---- the statistics -------------------------------------------------------------------------------------------------
 
 
 def test_rank_one_and_rotations() -> None:
@@ -79,7 +79,7 @@ def test_a_full_rank_form_finds_the_nearest_neighbour_and_low_ranks_do_not() -> 
     assert ranks == sorted(ranks) and ranks[0] < 0.5
 
 
-# ---- heads --------------------------------------------------------------------------------------------------------------
+# ---- heads ----------------------------------------------------------------------------------------------------------
 
 
 def whole(weights: HeadWeights, form: str, distance: int = 0) -> Tensor:
