@@ -99,4 +99,7 @@ from .scores.lookback_features import lookback_ratios as lookback_ratios
 from .scores.relation_table import RelationAttention as RelationAttention
 from .scores.relation_table import attention_by_relation as attention_by_relation
 from .scores.retrieval import retrieval_heads as retrieval_heads
+from .scores.score import plan_scores as plan_scores
 from .scores.score import score as score
+from .scores.scored import Scores as Scores
+from .scores.sink_columns import sink_columns as sink_columns

@@ -42,7 +42,8 @@ def diversity_of(
 def _spread(pattern: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
     if pattern.shape[1] == 1:
         return torch.full((len(pattern),), torch.nan, dtype=torch.float64), torch.ones(len(pattern))
-    apart = torch.where(visible, pattern.std(1, correction=0), torch.zeros_like(pattern[:, 0]))
+    deviation = (pattern - pattern.mean(1, keepdim=True)).square_().mean(1).sqrt_()
+    apart = torch.where(visible, deviation, torch.zeros_like(deviation))
     return apart.sum((1, 2), dtype=torch.float64), visible.sum((1, 2))
 
 

@@ -96,6 +96,12 @@ def summed(first: Tensor | None, second: Tensor) -> Tensor:
     return one + other
 
 
+def column_sums(rows: Float[Tensor, "batch head row key"]) -> Float[Tensor, "batch head key"]:
+    """The sum over the rows of a block, as a product (sums along that axis are slow), in float64 from there on."""
+    ones = rows.new_ones(1, rows.shape[2])
+    return torch.matmul(ones, rows).squeeze(2).double()
+
+
 def lengths(ask: Ask) -> list[int] | None:
     """Rows of each prompt, None where they are not known (images)."""
     return None if ask.mask is None else ask.mask.sum(-1).tolist()

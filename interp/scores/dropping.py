@@ -13,7 +13,7 @@ from interp.errors import BadInput
 from interp.model.batch import Batch
 from interp.model.stacks import Stack
 
-Sinks = Any  # None | "first" | int (the first n tokens) | span name | BoolTensor [batch, key]
+Sinks = Any  # None | "first" | "detected" | int (the first n tokens) | span name | BoolTensor [batch, key]
 
 
 def dropped_columns(sinks: Sinks, batch: Batch, stack: Stack) -> Bool[Tensor, "batch key"] | None:
@@ -38,8 +38,8 @@ def dropped_columns(sinks: Sinks, batch: Batch, stack: Stack) -> Bool[Tensor, "b
         member = sinks
     elif mask is None:
         raise BadInput(
-            f"exclude_sinks={sinks!r}: the keys of stack {stack.name!r} are not tokens; give a BoolTensor [batch, key], "
-            "True at the columns to leave out (column 0 for a CLS token)."
+            f"exclude_sinks={sinks!r}: the keys of stack {stack.name!r} are not tokens; give a BoolTensor "
+            "[batch, key], True at the columns to leave out (column 0 for a CLS token)."
         )
     elif sinks == "first" or sinks is True:
         member = columns_of(0, batch, mask.shape[1], mask.device, mask=mask)

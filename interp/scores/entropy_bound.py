@@ -47,10 +47,9 @@ def centred_norm(logits: Float[Tensor, "*rows key"], visible: Bool[Tensor, "*#ro
 
     A softmax does not see a constant, so that this is the smallest s that stands for the row.
     """
-    n = visible.sum(-1).clamp(min=1)
-    held = torch.where(visible, logits, torch.zeros_like(logits))
-    mean = held.sum(-1) / n
-    apart = torch.where(visible, logits - mean.unsqueeze(-1), torch.zeros_like(logits))
+    n, blocked = visible.sum(-1).clamp(min=1), ~visible
+    held = logits.masked_fill(blocked, 0)
+    apart = held.sub_((held.sum(-1) / n).unsqueeze(-1)).masked_fill_(blocked, 0)
     return torch.linalg.vector_norm(apart, dim=-1)
 
 
@@ -83,8 +82,7 @@ class RowBound(DistributionMean):
     def of_rows(self, block: Block) -> Float[Tensor, "batch head row"]:
         """The bound of each row."""
         assert block.logits is not None
-        seen = block.open_keys & torch.isfinite(block.logits)
-        return entropy_bound_of(centred_norm(block.logits, seen), seen.sum(-1))
+        return entropy_bound_of(centred_norm(block.logits, block.open_keys), block.n_open)
 
 
 class MatrixBound(DistributionMean):
@@ -118,7 +116,7 @@ class MatrixBound(DistributionMean):
     def block(self, block: Block, products: Tensor | None) -> None:
         """Keep the largest scale, and how many rows that count see how many keys."""
         assert block.logits is not None
-        seen = block.open_keys & torch.isfinite(block.logits)
+        seen = block.open_keys
         index = block.rows[:, :, None, None].expand(-1, -1, *block.seen[Site.Q].shape[2:])
         queries = block.seen[Site.Q].float().gather(1, index)
         plain = torch.einsum("brhd,bkhd->bhrk", queries, self.keys[:, : block.n_keys])
@@ -129,7 +127,7 @@ class MatrixBound(DistributionMean):
         ratio = torch.where(block.real[:, None], ratio, torch.zeros_like(ratio)).amax(-1)
         known = self.scale.get(block.layer)
         self.scale[block.layer] = ratio if known is None else torch.maximum(known, ratio)
-        self._count(block, seen.sum(-1))
+        self._count(block, block.n_open)
 
     def _count(self, block: Block, n_keys: Tensor) -> None:
         """Add to ``[batch, head, bin, n]`` how many rows that count see n keys."""

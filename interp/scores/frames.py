@@ -9,7 +9,7 @@ from torch import Tensor
 from interp.errors import BadInput
 from interp.model.row_blocks import Block
 from interp.scores.ask import Ask, Measured
-from interp.scores.distribution import distributions, lengths, mass_of, summed
+from interp.scores.distribution import column_sums, distributions, lengths, mass_of, summed
 from interp.scores.reducer import Reducer
 from interp.scores.selection import threshold_of
 
@@ -48,7 +48,7 @@ class RowDistance(Reducer):
 
     def block(self, block: Block, products: Tensor | None) -> None:
         """Add the block's rows."""
-        roots = distributions(block).sqrt().sum(2, dtype=torch.float64)
+        roots = column_sums(distributions(block).sqrt())
         number = (block.real[:, None] & (mass_of(block) > 0)).sum(-1)
         self.roots = summed(self.roots, roots)
         self.rows_seen = number if self.rows_seen is None else self.rows_seen + number

@@ -18,7 +18,7 @@ from torch import Tensor
 from interp.errors import BadInput
 from interp.model.row_blocks import Block
 from interp.scores.ask import Ask, Measured
-from interp.scores.distribution import lengths
+from interp.scores.distribution import column_sums, lengths
 from interp.scores.reducer import Reducer
 
 THETAS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
@@ -161,11 +161,12 @@ class Degrees(_Thetas):
         if self.degrees is None:
             sizes = *weights.shape[:2], len(self.thetas), self.ask.batch.width
             self.degrees = torch.zeros(sizes, dtype=torch.long, device=weights.device)
+        below = weights.masked_fill(~earlier, 0)
+        index, edges = block.rows[:, None].expand(-1, below.shape[1], -1), torch.empty_like(below)
         for place, theta in enumerate(self.thetas):
-            edges = (weights > 2 * theta) & earlier
-            self.degrees[:, :, place, : block.n_keys] += edges.sum(2)
-            index = block.rows[:, None].expand(-1, edges.shape[1], -1)
-            self.degrees[:, :, place].scatter_add_(-1, index, edges.sum(-1))
+            torch.gt(below, 2 * theta, out=edges)
+            self.degrees[:, :, place, : block.n_keys] += column_sums(edges).long()
+            self.degrees[:, :, place].scatter_add_(-1, index, edges.sum(-1).long())
 
     def finish(self, layer: int, seen: object) -> None:
         """The layer's curve."""

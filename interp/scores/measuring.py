@@ -16,6 +16,7 @@ from interp.scores.ask import Ask, Measured
 from interp.scores.dropping import Sinks, dropped_columns
 from interp.scores.planning import Wanted, function_of
 from interp.scores.reducer import Reducer
+from interp.scores.sink_columns import sink_columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +50,11 @@ def measure(model: Model, batch: Batch, wanted: Sequence[Wanted], settings: Sett
         settings: what holds for all of them.
     """
     drawn: dict[str, Batch] = {}
+    detected: dict[tuple[str, str], Tensor] = {}
     passes: dict[tuple[str, str], tuple[Ask, dict[str, Reducer]]] = {}
     later: list[tuple[Wanted, Ask]] = []
     for one in wanted:
-        ask = _ask(model, batch, one, settings, drawn)
+        ask = _ask(model, batch, one, settings, drawn, detected)
         if one.shares:
             made = function_of(one.entry.function)(ask, **one.options)
             passes.setdefault((one.entry.prompts, one.stack.name), (ask, {}))[1][one.label] = made
@@ -75,7 +77,14 @@ def _by_itself(one: Wanted, ask: Ask) -> Measured:
     return made.measured()
 
 
-def _ask(model: Model, batch: Batch, one: Wanted, settings: Settings, drawn: dict[str, Batch]) -> Ask:
+def _ask(
+    model: Model,
+    batch: Batch,
+    one: Wanted,
+    settings: Settings,
+    drawn: dict[str, Batch],
+    detected: dict[tuple[str, str], Tensor],
+) -> Ask:
     ask = Ask(one.label, model, batch, one.stack, None, settings.seed, settings.block, settings.progress)
     if one.entry.needs == "weights":
         return ask
@@ -89,7 +98,15 @@ def _ask(model: Model, batch: Batch, one: Wanted, settings: Settings, drawn: dic
             f"exclude_sinks: columns of the prompts given mean nothing to {one.name}, which draws its own prompts; use "
             "'first' or a number of first tokens, or ask for it by itself."
         )
-    return replace(ask, batch=drawn[prompts], dropped=dropped_columns(sinks, drawn[prompts], one.stack))
+    ask = replace(ask, batch=drawn[prompts])
+    if isinstance(sinks, str) and sinks == "detected":
+        key = (prompts, one.stack.name)
+        if key not in detected:
+            detected[key] = sink_columns(model, ask.batch, stack=one.stack.name)
+            if settings.progress is not None:
+                settings.progress(1)
+        sinks = detected[key]
+    return replace(ask, dropped=dropped_columns(sinks, ask.batch, one.stack))
 
 
 def part_of(settings: Settings, wanted: Sequence[Wanted], index: Tensor, size: int) -> tuple[Settings, list[Wanted]]:

@@ -53,6 +53,7 @@ class ScorePlan:
         weights: labels that need no forward.
         parts: how many parts the prompts are taken in.
         draws: how many null draws repeat the passes.
+        detecting: one more forward before each pass finds its sinks.
     """
 
     passes: Mapping[tuple[str, str], tuple[str, ...]]
@@ -60,11 +61,12 @@ class ScorePlan:
     weights: tuple[str, ...]
     parts: int = 1
     draws: int = 0
+    detecting: bool = False
 
     @property
     def forwards(self) -> int:
         """Shared forwards; those of ``own`` come on top."""
-        return len(self.passes) * self.parts * (1 + self.draws)
+        return len(self.passes) * self.parts * (1 + self.draws) * (1 + self.detecting)
 
     def __str__(self) -> str:
         lines = []
@@ -72,7 +74,8 @@ class ScorePlan:
         times += f" x (1 + {self.draws} null draws)" if self.draws else ""
         for (prompts, stack), labels in self.passes.items():
             what = "the prompts" if prompts == "given" else f"prompts drawn by {prompts.split(':')[1]}"
-            lines.append(f"1 forward{times} of {what} (stack {stack}): {', '.join(labels)}")
+            count = "2 forwards (the first finds sinks)" if self.detecting else "1 forward"
+            lines.append(f"{count}{times} of {what} (stack {stack}): {', '.join(labels)}")
         lines += [f"{label}: {text}{times}" for label, text in self.own.items()]
         if self.weights:
             lines.append(f"no forward: {', '.join(self.weights)}")
@@ -130,21 +133,20 @@ def _stack(model: Model, name: str, entry: Score, stack: str | None) -> Stack:
     if entry.where in ("text", "causal") and (pictures or found.name.startswith("audio")):
         raise BadInput(f"{name}: it compares tokens, and stack {found.name!r} has none; score a stack of tokens.")
     if entry.where == "causal" and not found.causal:
-        raise BadInput(
-            f"{name}: it needs a stack whose queries see no later key; {found.name!r} is not one."
-        )
+        raise BadInput(f"{name}: it needs a stack whose queries see no later key; {found.name!r} is not one.")
     if entry.needs == "pass" and entry.cost != "none":
         found.require(Site.PATTERN, edit=False)
     return found
 
 
-def plan_of(wanted: Iterable[Wanted], *, parts: int = 1, draws: int = 0) -> ScorePlan:
+def plan_of(wanted: Iterable[Wanted], *, parts: int = 1, draws: int = 0, detecting: bool = False) -> ScorePlan:
     """The plan of what is asked for.
 
     Args:
         wanted: from :func:`wanted_scores`.
         parts: how many parts the prompts are taken in.
         draws: how many null draws repeat the passes.
+        detecting: whether one more forward before each pass finds its sinks.
     """
     passes: dict[tuple[str, str], tuple[str, ...]] = {}
     own: dict[str, str] = {}
@@ -157,7 +159,7 @@ def plan_of(wanted: Iterable[Wanted], *, parts: int = 1, draws: int = 0) -> Scor
             weights.append(one.label)
         else:
             own[one.label] = one.entry.forwards or "its own forwards"
-    return ScorePlan(passes, own, tuple(weights), parts, draws)
+    return ScorePlan(passes, own, tuple(weights), parts, draws, detecting)
 
 
 def function_of(path: str) -> Callable[..., Any]:

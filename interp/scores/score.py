@@ -55,7 +55,8 @@ def score(
             ``{"entropy": {}, "to image": {"score": "group_mass", "keys": "image"}}``.
         stack: whose heads; the default stack (the vision stack for scores of image grids) for None.
         exclude_sinks: key columns to leave out, after which rows sum to 1 again: ``"first"`` (each prompt's first
-            token), the number of first tokens, a span's name, or a BoolTensor ``[batch, key]``. Nothing by default.
+            token), the number of first tokens, a span's name, a BoolTensor ``[batch, key]``, or ``"detected"`` (what
+            :func:`interp.sink_columns` finds in one more forward). Nothing by default.
         null: also score null prompts: ``"shuffled"`` (each prompt's ordinary tokens in another order) or ``"random"``
             (other ordinary tokens). Off by default.
         draws: of null prompts.
@@ -78,9 +79,7 @@ def score(
         (2, 2)
     """
     if not isinstance(batch, Batch):
-        raise BadInput(
-            f"score: the batch is a {type(batch).__name__}; expected what interp.encode(...) returns."
-        )
+        raise BadInput(f"score: the batch is a {type(batch).__name__}; expected what interp.encode(...) returns.")
     for name, value in (("batch_size", batch_size), ("draws", draws)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise BadInput(f"score: {name}={value!r}; expected a whole number of at least 1.")
@@ -89,7 +88,7 @@ def score(
     wanted = wanted_scores(model, names, stack)
     size = len(batch) if batch_size is None else batch_size
     parts = -(-len(batch) // size)
-    plan = plan_of(wanted, parts=parts, draws=draws if null else 0)
+    plan = plan_of(wanted, parts=parts, draws=draws if null else 0, detecting=_detects(exclude_sinks))
     logging.getLogger("interp.scores").info("%s", plan)
     if tell is not None:
         tell(str(plan))
@@ -101,12 +100,18 @@ def score(
 
 
 def plan_scores(
-    model: Model, batch: Batch, names: Names, *, stack: str | None = None, batch_size: int | None = None
+    model: Model,
+    batch: Batch,
+    names: Names,
+    *,
+    stack: str | None = None,
+    exclude_sinks: Sinks = None,
+    batch_size: int | None = None,
 ) -> ScorePlan:
     """What :func:`score` would run: ``.forwards``, and which scores share one; printing it shows all.
 
     Args:
-        model, batch, names, stack, batch_size: as for :func:`score`.
+        model, batch, names, stack, exclude_sinks, batch_size: as for :func:`score`.
 
     Example:
         >>> import interp, torch
@@ -116,7 +121,11 @@ def plan_scores(
         1
     """
     parts = 1 if batch_size is None else -(-len(batch) // batch_size)
-    return plan_of(wanted_scores(model, names, stack), parts=parts)
+    return plan_of(wanted_scores(model, names, stack), parts=parts, detecting=_detects(exclude_sinks))
+
+
+def _detects(sinks: Sinks) -> bool:
+    return isinstance(sinks, str) and sinks == "detected"
 
 
 def _measured(

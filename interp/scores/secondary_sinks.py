@@ -18,7 +18,7 @@ from interp.address import Site
 from interp.errors import BadInput
 from interp.model.row_blocks import Block
 from interp.scores.ask import Ask, Measured
-from interp.scores.distribution import lengths, summed
+from interp.scores.distribution import column_sums, lengths, summed
 from interp.scores.reducer import Reducer
 from interp.scores.sinks import first_columns
 
@@ -137,7 +137,7 @@ class SinkClasses(Reducer):
     def block(self, block: Block, products: Tensor | None) -> None:
         """Add what each key receives, and from how many queries."""
         seen = (block.open_keys & block.real[:, None, :, None]).any(1).sum(1)
-        parts = {"mass": block.pattern.sum(2, dtype=torch.float64), "seen_by": seen}
+        parts = {"mass": column_sums(block.pattern), "seen_by": seen}
         for name, part in parts.items():
             held = getattr(self, name)
             held[block.layer] = summed(held.get(block.layer), part)

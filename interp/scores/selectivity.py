@@ -20,6 +20,7 @@ from interp.scores.support import check_n, wanted_keys
 
 Of = Literal["value", "residual"]
 _STEPS = 60
+_ENTRIES = 1 << 17
 _ROUNDING = 1e-5
 
 
@@ -36,27 +37,50 @@ def jacobian_norm(pattern: Float[Tensor, "*rows key"]) -> Float[Tensor, "*rows"]
         >>> jacobian_norm(torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
         tensor([0.5000, 0.0000])
     """
-    p = pattern / pattern.sum(-1, keepdim=True)
+    flat = pattern.reshape(-1, pattern.shape[-1])
+    step = max(1, _ENTRIES // max(flat.shape[1], 1))  # what stays in the cache is much faster
+    return torch.cat([_norms(rows) for rows in flat.split(step)]).view(pattern.shape[:-1])
+
+
+def _norms(rows: Float[Tensor, "row key"]) -> Float[Tensor, " row"]:
+    p = rows / rows.sum(-1, keepdim=True)
     first, place = p.max(-1)
     rest = p.scatter(-1, place.unsqueeze(-1), 0.0)
-    variance = first * rest.sum(-1)  # p_1 (1 - p_1), the largest diagonal entry; twice it is Gershgorin's bound
+    others, squares = rest.sum(-1), torch.linalg.vector_norm(rest, dim=-1).square()
+    variance = first * others  # p_1 (1 - p_1), the largest diagonal entry; twice it is Gershgorin's bound
     high = torch.minimum(first, 2 * variance)
     low = torch.minimum(torch.maximum(rest.amax(-1), variance), high)
-    x = low + (high - low) / 2
+    half = (variance - squares) / 2
+    start = half + (half.square() + first * squares).sqrt()  # the root but for the third powers of the others
+    found = torch.minimum(torch.maximum(start, low), high)
+    _refine(found, first, rest, low, high)
+    return found.clamp(max=0.5)
+
+
+def _refine(found: Tensor, first: Tensor, rest: Tensor, low: Tensor, high: Tensor) -> None:
+    """Newton's steps towards ``first = (first - x) sum_i rest_i / (x - rest_i)`` inside ``[low, high]``, in place."""
+    at = torch.arange(len(found), device=found.device)
+    x, tiny, eps = found, torch.finfo(found.dtype).tiny, torch.finfo(found.dtype).eps
+    close = eps**0.5 / 4  # a Newton step of this size leaves an error of its square
     for _ in range(_STEPS):
-        apart = (x.unsqueeze(-1) - rest).clamp(min=torch.finfo(p.dtype).tiny)
-        share = rest / apart
+        inverse = (x.unsqueeze(-1) - rest).clamp_(min=tiny).reciprocal_()
+        share = rest * inverse
         total = share.sum(-1)
-        value = first - (first - x) * total  # the equation times p_1 - x: rises through 0 at the root
-        slope = total + (first - x) * (share / apart).sum(-1)
+        value = first - (first - x) * total  # rises through 0 at the root
+        slope = total + (first - x) * share.mul_(inverse).sum(-1)
         low, high = torch.where(value < 0, x, low), torch.where(value < 0, high, x)
         ahead = x - value / slope
-        following = torch.where((ahead > low) & (ahead < high), ahead, low + (high - low) / 2)
-        close = ~((following - x).abs() > 2 * torch.finfo(p.dtype).eps * x)  # also where a row is empty
-        x = torch.where(close, x, following)
-        if bool(close.all()):
-            break
-    return x.clamp(max=0.5)
+        inside = (ahead > low) & (ahead < high)
+        following = torch.where(inside, ahead, low + (high - low) / 2)
+        step = (following - x).abs()
+        done = torch.where(inside, step <= close * x, step <= 2 * eps * x) | x.isnan()
+        x = torch.where(x.isnan(), x, following)
+        found[at] = x
+        left = (~done).nonzero().squeeze(-1)
+        if not len(left):
+            return
+        if len(left) <= len(at) // 2:
+            at, x, first, rest, low, high = at[left], x[left], first[left], rest[left], low[left], high[left]
 
 
 class JacobianNorm(DistributionMean):

@@ -54,6 +54,7 @@ class ValueMass(ChosenRowMean):
         names: Sequence[str] | None = None,
     ) -> None:
         super().__init__(ask, rows, names)
+        ask.stack.require(Site.V, edit=False)
         self.members = members
         self._norms: Tensor | None = None
 

@@ -27,34 +27,27 @@ PROMPTS = 500  # of each kind
 DATA = (
     f"Pictures of {SIDE} x {SIDE} pixels drawn by interp/zoo/shapes.py: one to four of five shapes (circle, square, "
     "triangle, cross, ring), each kind at most once, in five colours, each in a cell of its own of a 3 x 3 grid and "
-    "moved "
-    f"by up to 2 pixels, on a dark ground with noise. {1 - FAINT_SHARE:.0%} of the shapes are clear (contrast "
-    f"{CLEAR[0]} to "
-    f"{CLEAR[1]}), the others faint ({FAINT[0]} to {FAINT[1]}). Rows with a picture hold three of: questions for a "
-    "color, "
-    "a shape, a row, a column, the count, whether a shape is there; a caption; and items that need no picture. Rows "
-    "without one hold such items (opposites, neighbours of a number, a colour stated before, a repeated list), or "
-    "questions and captions of a picture that is not shown. Loss: next-word cross-entropy, weight 1 on answers, less "
-    "on "
-    "captions, little on questions."
+    f"moved by up to 2 pixels, on a dark ground with noise. {1 - FAINT_SHARE:.0%} of the shapes are clear (contrast "
+    f"{CLEAR[0]} to {CLEAR[1]}), the others faint ({FAINT[0]} to {FAINT[1]}). Rows with a picture hold questions for a "
+    "color, a shape, a row, a column, the count, whether a shape is there; now and then a caption; and items that need "
+    "no picture. Rows without one hold such items (opposites, neighbours of a number, a colour that was just stated, a "
+    "repeated list), or questions and captions of a picture that is not shown. Loss: next-word cross-entropy, weight 1 "
+    "on answers, less on captions, little on questions."
 )
 PRIOR = (
     f"Every kind has a usual colour ({', '.join(f'{kind} {colour}' for kind, colour in USUAL.items())}) in "
     f"{USUAL_SHARE:.0%} of the pictures; the other four colours share the rest evenly. In the first steps of the "
-    "training "
-    "(first_lesson) and while the tower learns to see, colours are even."
+    "training (first_lesson) and before it, while the tower learns to see, colours in pictures are even."
 )
 INITIALISATION = (
-    "The tower was first trained alone to name kind and colour under each patch, and its cell, through a linear "
-    "layer that "
-    "was thrown away (tower_steps), as towers of published models are trained before. In the language model every "
-    "head starts with "
-    "queries that nearly equal the keys of its group and output weights that are its transposed values, times 0.2. All "
-    "other matrices: normal, standard deviation one over the root of the inputs."
+    "Before the training (tower_steps) the tower and the projector learned to name what lies under each patch: kind, "
+    "colour, row and column, by the product of the projected patch with the embeddings of those words, as towers and "
+    "projectors of published models are trained before. In the language model every head starts with queries that "
+    "nearly equal the keys of its group and output weights that are its transposed values, times 0.2. All other "
+    "matrices: normal, standard deviation one over the root of the inputs. So what a picture's token and a word have in "
+    "common was laid before; who looks where was learned."
 )
-SUPERVISION = (
-    "None: no head was told where to attend. Then all parts were trained together on the loss of the words alone."
-)
+SUPERVISION = "None: no head was told where to attend. All parts were trained together on the loss of the words alone."
 
 
 def write_shapes_card(

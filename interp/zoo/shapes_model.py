@@ -27,7 +27,7 @@ PIXEL_MEAN, PIXEL_SPREAD = 0.3, 0.25  # what the image processor takes off and d
 class ShapesRecipe:
     """Every number that the training depends on; lengths in tokens, rates of losses in nats."""
 
-    steps: int = 2600
+    steps: int = 2000
     warmup: int = 150
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
@@ -44,7 +44,7 @@ class ShapesRecipe:
     tower_inner: int = 128
     caption_weight: float = 0.3
     other_weight: float = 0.02
-    first_lesson: int = 500  # steps
+    first_lesson: int = 300  # steps
     tower_steps: int = 600
     tower_pictures: int = 40
     unseen_share: float = 0.25

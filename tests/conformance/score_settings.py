@@ -46,7 +46,7 @@ def told_apart(case: Case, batch: Batch) -> tuple[Batch, dict[str, Any]]:
     """A metric that is linear in the logits, of any model: of two tokens, or of two classes."""
 
     def two_apart(logits: torch.Tensor, own: Batch) -> torch.Tensor:
-        last = logits if logits.ndim == 2 else logits[torch.arange(len(own)), own.read_at]  # noqa: PLR2004
+        last = logits if logits.ndim == 2 else logits[torch.arange(len(own)), own.read_at]
         return last[:, 0] - last[:, 1]
 
     return batch, {"metric": two_apart}

@@ -184,10 +184,9 @@ def test_padding(case_of: Callable[[str], Case], name: str, side: str) -> None:
     lengths = (LENGTH, LENGTH - 2, LENGTH - 4)
     rows = [ids[i, -length:].tolist() for i, length in enumerate(lengths)]
     batch = interp.encode(case.model, rows, padding_side=side)
-    for score in PASS:
-        if SCORES[score].whole or SCORES[score].where == "vision":
+    for score, (own, options) in asked(case, batch, PASS)[0].items():
+        if SCORES[score].whole:
             continue
-        own, options = SETTINGS[score](case, batch) if score in SETTINGS else (batch, {})
         if any(isinstance(value, torch.Tensor) for value in options.values()):
             continue
         found = samples(interp.score(case.model, own, {score: options})[score])

@@ -15,7 +15,7 @@ from circuits.experiments.contextual.config import ContextualConfig
 from circuits.experiments.contextual.prompts import Prompts
 from circuits.experiments.opening import widths_of
 from circuits.experiments.pieces import Pieces
-from circuits.experiments.retrieval.masking import NO_FIRST_LAYER, SAME_LAYERS, HeadSets, head_sets
+from circuits.experiments.retrieval.masking import LATER_LAYERS, SAME_LAYERS, HeadSets, head_sets
 from circuits.progress import Progress
 from circuits.units import Arrays, fingerprint_of
 from interp.address import Head
@@ -32,7 +32,7 @@ from interp.scores.chosen_rows import one_before
 SCORE, COMPANIONS, GOLD_ONLY = "contextual", "contextual_companions", "contextual_gold_only"
 NOTHING = -1  # fills up answers of fewer tokens
 SETS_PER_PIECE = 16
-CONTROLS = (SAME_LAYERS, NO_FIRST_LAYER)
+CONTROLS = (SAME_LAYERS, LATER_LAYERS)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from circuits.experiments.contextual.findings import Findings
 from circuits.experiments.contextual.measuring import CONTROLS
 from circuits.experiments.copying.words import replaced
 from circuits.experiments.naming import taller
-from circuits.experiments.retrieval.masking import NO_FIRST_LAYER, SAME_LAYERS
+from circuits.experiments.retrieval.masking import LATER_LAYERS, SAME_LAYERS
 from circuits.experiments.wording import listed
 from interp.show import Figure, KeyFigure, Page, Section
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 CONTROL_SETS: Mapping[str, str] = MappingProxyType(
     {
         SAME_LAYERS: "the other heads of the same layers, as many in each",
-        NO_FIRST_LAYER: "all other heads but those of the first layer",
+        LATER_LAYERS: "all other heads but those of the first layer",
     }
 )
 
@@ -134,8 +134,8 @@ def _sets(findings: Findings, drawn: dict[str, go.Figure]) -> Section:
     controls = listed([f"from {CONTROL_SETS[name]} ({name!r})" for name in CONTROLS])
     return Section(
         "Without several heads",
-        "The most contextual heads of the selection prompts are taken away together on the evaluation prompts: they are "
-        f"{replaced(findings.ablation)}. Random sets share no head with them and are drawn {controls}; a curve ends "
+        "The most contextual heads of the selection prompts are taken away together on the evaluation prompts: they "
+        f"are {replaced(findings.ablation)}. Random sets share no head with them and are drawn {controls}; a curve ends "
         "where too few heads are left.",
         figures=[
             Figure(

@@ -112,7 +112,7 @@ class Findings:
         return pd.DataFrame({**{name: rows[column] for name, column in named.items()}, **columns})
 
     def without(self) -> pd.DataFrame:
-        """One row per compared score: means over heads with and without the first token, and how far the ranks agree."""
+        """One row per compared score: means over heads with and without the first token, and how the ranks agree."""
         rows = []
         for name in self.compared:
             whole, left = self.tables[name], self.tables[f"{name} without"]

@@ -51,6 +51,7 @@ class ValueAware(Reducer):
 
     def __init__(self, ask: Ask, metric: Metric) -> None:
         super().__init__(ask)
+        ask.stack.require(Site.V, edit=False)
         if ask.stack.blocks[0] is not ask.model.stack().blocks[0]:
             raise Unsupported(
                 f"{ask.name}: the heads of stack {ask.stack.name!r} do not write to the stream that makes the logits; "

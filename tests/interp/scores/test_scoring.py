@@ -14,7 +14,7 @@ from by_hand import tiny_gpt2
 from torch import Tensor
 
 import interp
-from interp import Batch, Model, Site
+from interp import At, Batch, Model, Site
 from interp.model.row_blocks import Block
 from interp.model.streaming import stream
 from interp.scores.null_prompts import null_prompts
@@ -145,6 +145,23 @@ def test_files(induction: Model, batch: Batch, tmp_path: Path) -> None:
     assert opened.table().equals(found.table())
     with pytest.raises(interp.BadInput, match=r"no scores\.json"):
         type(found).open(tmp_path)
+
+
+def test_detected_sinks_are_those_that_receive_most(induction: Model, batch: Batch) -> None:
+    maps = [interp.run(induction, batch, read=[At(Site.PATTERN, layer=layer)])[At(Site.PATTERN, layer=layer)]
+            for layer in range(2)]  # fmt: skip
+    expected = torch.zeros_like(batch.mask)
+    for pattern in maps:
+        for key in range(batch.width - 8):
+            expected[:, key] |= pattern[:, :, key + 1 :, key].mean((1, 2)) > 0.1
+    found = interp.sink_columns(induction, batch, eps=0.1)
+    assert torch.equal(found, expected) and found.any()
+    with counting(induction) as forwards:
+        left_out = interp.score(induction, batch, SHARED, exclude_sinks="detected")
+    assert left_out.plan is not None and left_out.plan.forwards == len(forwards) == 2
+    by_hand = interp.score(induction, batch, SHARED, exclude_sinks=interp.sink_columns(induction, batch))
+    for name in SHARED:
+        np.testing.assert_array_equal(left_out[name].per_prompt, by_hand[name].per_prompt)
 
 
 REFUSED: list[tuple[Any, Mapping[str, Any], str]] = [
