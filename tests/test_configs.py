@@ -162,17 +162,25 @@ SMALLEST: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "attribution": (*COPYING, "draws=2", "reassignments=20", "steps=2", "permutations=4"),
         "gating": FITTING,
         "contrast": (*FITTING, "draws=2", "contrasts=[[once, twice]]"),
+        "contextual": (
+            *("n_questions=4", "n_documents=3", "length=64", "places=[0.0, 1.0]"),
+            *("counts=[1]", "draws=2", "null_draws=2", "max_new_tokens=4"),
+        ),
         "pruning": (*COPYING, "rankings=[gradient]", "draws=2", "cuts=2", "recompute=false"),
         "checkpoints": (*COPYING, "draws=2", "factors=[0.0]", "first=700", "second=1000"),
         "retrieval": (
             "lengths=[64]",
             "depths=[0.0]",
-            "n_facts=2",
+            "n_facts=4",
             "distractors=1",
             "counts=[1]",
             "draws=2",
             "null_draws=2",
             "masks=[zero]",
+        ),
+        "vision": (
+            *("n_prompts=16", "ablation=zero", "top=[1]", "per_layer=[]", "random_sets=2"),
+            *("reinforce_draws=1", "batch_size=8"),
         ),
         "sinks": ("n_prompts=4", "tokens=16", "random_sets=2", "batch_size=4", "compare=[entropy]"),
         "atlas": (

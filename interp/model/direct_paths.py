@@ -93,7 +93,7 @@ def direct_paths(model: Model, batch: Batch, metric: Metric) -> DirectPaths:
 
 def direct_slopes(
     model: Model, batch: Batch, metric: Metric
-) -> Mapping[str, Mapping[int, Float[Tensor, "batch pos head d_head"]]]:
+) -> Mapping[str, Mapping[int, Float[Tensor, "batch pos _ _"]]]:
     """Stack -> layer -> the slope of ``metric`` along each head's z by its direct path; see :func:`direct_paths`.
 
     ``<z, slope>`` summed over channels and positions is what the head adds to the metric.

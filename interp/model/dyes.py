@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.model.linear_parts import Gain, is_affine, norm_gain
 from interp.model.scopes import hidden_among, removing
 from interp.model.stacks import Layer
+
+
+class MarkedNorm(NamedTuple):
+    """A norm inside an attention: it passed its input on, with the sign of some prompts turned as its mark."""
+
+    x: Tensor
+    gain: Gain
+    signs: Float[Tensor, " row"]
 
 
 @dataclass(eq=False)
@@ -23,9 +32,10 @@ class LayerDyes:
         layer: the layer.
         block: its block.
         writer: the module whose output attention adds to the residual.
+        rows: prompts of the forward.
         roots: the tensors that the attention was given, the hidden states first.
         inputs, outputs: of every projection inside the attention; the outputs are the dyes.
-        norms: module -> (its input, what it multiplies it by), of the norms inside the attention.
+        norms: module -> what it was given and how it marked it, of the norms inside the attention.
         residual: what the block was given.
         raw: the output projection's output.
         written: what attention adds to the residual.
@@ -35,10 +45,11 @@ class LayerDyes:
     layer: Layer
     block: nn.Module
     writer: nn.Module
+    rows: int
     roots: list[Tensor] = field(default_factory=list)
     inputs: dict[nn.Module, Tensor] = field(default_factory=dict)
     outputs: dict[nn.Module, Tensor] = field(default_factory=dict)
-    norms: dict[nn.Module, tuple[Tensor, Gain]] = field(default_factory=dict)
+    norms: dict[nn.Module, MarkedNorm] = field(default_factory=dict)
     residual: Tensor | None = None
     raw: Tensor | None = None
     written: Tensor | None = None
@@ -49,7 +60,7 @@ class LayerDyes:
 
 @contextmanager
 def dyed(dyes: LayerDyes) -> Iterator[None]:
-    """Inside, the layer's projections give random numbers and its inner norms pass their input on; all is recorded."""
+    """Inside, the layer's projections give random numbers and its inner norms mark their input; all is recorded."""
     layer, draw = dyes.layer, torch.Generator().manual_seed(dyes.layer.index)
     outside = {id(module) for module in layer.out.modules()}
     inside = [module for module in layer.attention.modules() if module is not layer.attention]
@@ -72,8 +83,9 @@ def dyed(dyes: LayerDyes) -> Iterator[None]:
             dyes.outputs[module] = torch.randn(output.shape, generator=draw).to(output.device, output.dtype)
             return dyes.outputs[module].clone()
         if isinstance(kind, Gain):
-            dyes.norms[module] = (x.detach().clone(), kind)
-            return x
+            signs = torch.randn(dyes.rows, generator=draw).sign().to(x.device, x.dtype)
+            dyes.norms[module] = MarkedNorm(x.detach().clone(), kind, signs)
+            return (x.reshape(dyes.rows, -1) * signs[:, None]).reshape(x.shape)
         return None
 
     def passed(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:

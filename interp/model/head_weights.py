@@ -92,7 +92,7 @@ def head_weights(model: Model, stack: Stack, layer: int, *, fold: Fold | str = "
         >>> model = interp.load("handmade")
         >>> found = head_weights(model, model.stack(), 0)
         >>> found.q.shape, found.o.shape
-        (torch.Size([2, 28, 14]), torch.Size([2, 14, 28]))
+        (torch.Size([2, 98, 49]), torch.Size([2, 49, 98]))
     """
     check_fold(fold)
     wanted = stack.layer(layer)

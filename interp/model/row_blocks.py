@@ -29,7 +29,7 @@ class Block:
         real: ``[batch, row]`` True at rows that are real tokens.
         whole: ``[batch, head, row, key]`` float32 the pattern as the model has it; 0 at blocked keys and at padding.
         visible: ``[batch or 1, head or 1, row, key]`` True where a query sees a key.
-        kept: ``[batch, key]`` False at columns that ``exclude_sinks`` leaves out; None for all.
+        kept: ``[batch, column]`` over all key columns, False at those that ``exclude_sinks`` leaves out; None for all.
         logits: ``[batch, head, row, key]`` float32 scores, blocked = -inf; None unless a watcher asked.
         seen: Q, K, V, RESID_PRE of this layer, in the axes of the site, where a watcher asked for them.
     """
@@ -40,7 +40,7 @@ class Block:
     real: Bool[Tensor, "batch row"]
     whole: Float[Tensor, "batch head row key"]
     visible: Bool[Tensor, "#batch #head row key"]
-    kept: Bool[Tensor, "batch key"] | None
+    kept: Bool[Tensor, "batch column"] | None
     logits: Float[Tensor, "batch head row key"] | None
     seen: Mapping[Site, Tensor]
 

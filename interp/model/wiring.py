@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.address import At, Site
 from interp.errors import Unsupported
+from interp.model.dye_pool import Pool, Strand, Traced
 from interp.model.dyes import LayerDyes, dyed
 from interp.model.handle import Model
 from interp.model.inputs import takes
@@ -31,45 +32,8 @@ from interp.model.stacks import Layer, Stack
 
 _SITES = (Site.Q, Site.K, Site.V, Site.PATTERN, Site.Z)
 _ROWS = 16  # prompts of the probe: with fewer, two random columns might look alike
-_SAME = 1e-4  # 1 - |cosine| of two columns that are one; random ones of 16 rows are never as near
 _PARALLEL = 1e-3  # 1 - cosine of z and the mixture of v
 _GROUP_STEPS = 2  # positions at which a rotation must be a power of the first
-
-
-@dataclass(frozen=True, eq=False)
-class Traced:
-    """Where the entries of a tensor come from: entry = ``factor * (gain) * strand's output[column]``.
-
-    Attributes:
-        strand: which projection.
-        column: which entry of its output.
-        factor: the constant it arrives times (the scale of a query, say).
-        gain: of the norms inside the attention that it passes, which divide by their input's scale besides.
-    """
-
-    strand: Int[Tensor, "*entries"]
-    column: Int[Tensor, "*entries"]
-    factor: Float[Tensor, "*entries"]
-    gain: Float[Tensor, "*entries"]
-    centred: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Strand:
-    """One projection inside an attention.
-
-    Attributes:
-        module: the projection.
-        width: of its input.
-        like: its dtype and device.
-        source: where its input comes from: which of the attention's own inputs (0 the residual side, 1 what
-            cross-attention reads), or the entries of other projections.
-    """
-
-    module: nn.Module
-    width: int
-    like: Tensor
-    source: int | Traced
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +129,7 @@ def _traced_on(
     """
     batch = probe_batch(model, inputs)
     seen = {
-        layer.index: LayerDyes(layer, stack.blocks[layer.index], stack.tap(Site.ATTN_OUT, layer.index).module)
+        layer.index: LayerDyes(layer, stack.blocks[layer.index], stack.tap(Site.ATTN_OUT, layer.index).module, rows)
         for layer in layers
     }
     calls: dict[int, list[Operands]] = {layer.index: [] for layer in layers}
@@ -212,7 +176,7 @@ def _layer_wiring(
         raise Unsupported(f"The q, k and v of {where} never show, so that its projections cannot be told apart.")
     q, k, v = (each.reshape(rows, -1, *each.shape[2:]) for each in vectors)
     strands = _strands(dyes, rows, where)
-    pool = _Pool(strands, dyes, rows)
+    pool = Pool(strands, dyes, rows)
     traced = {}
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         made = pool.trace(tensor[:, 0])
@@ -272,7 +236,7 @@ def _strands(dyes: LayerDyes, rows: int, where: str) -> list[Strand]:
     sources: list[int | Traced | None] = []
     modules = list(dyes.outputs)
     bare = [Strand(module, dyes.inputs[module].shape[-1], dyes.inputs[module][:0], 0) for module in modules]
-    pool = _Pool(bare, dyes, rows)
+    pool = Pool(bare, dyes, rows)
     for module in modules:
         x = dyes.inputs[module]
         root = next((i for i, own in enumerate(dyes.roots) if own.shape == x.shape and torch.equal(own, x)), None)
@@ -283,67 +247,7 @@ def _strands(dyes: LayerDyes, rows: int, where: str) -> list[Strand]:
     return strands
 
 
-class _Pool:
-    """The dyes of a layer at the first position, in which the entries of other tensors are looked for."""
-
-    def __init__(self, strands: Sequence[Strand], dyes: LayerDyes, rows: int) -> None:
-        self.rows = rows
-        self.dyes = [dyes.outputs[strand.module].reshape(rows, -1, dyes.outputs[strand.module].shape[-1]) for strand in
-                     strands]  # fmt: skip
-        self.norms = [(x.reshape(rows, -1).double(), gain) for x, gain in dyes.norms.values()]
-        first = [dye[:, 0].double() for dye in self.dyes]
-        self.columns = torch.cat(first, dim=1)
-        self.strand = torch.cat([torch.full((dye.shape[1],), i) for i, dye in enumerate(first)])
-        self.column = torch.cat([torch.arange(dye.shape[1]) for dye in first])
-
-    def trace(self, target: Tensor) -> Traced | None:
-        """Where the entries of ``target [row, ...]`` come from; None where one of them is no dye."""
-        flat = target.reshape(self.rows, -1).double()
-        place, factor = _match(flat, self.columns)
-        if bool((place < 0).any()):
-            return None
-        gain, centred = torch.ones_like(factor), False
-        for x, of in self.norms:
-            inside, _ = _match(flat, x)
-            met = inside >= 0
-            if bool(met.any()):
-                flat_gain = of.factor.reshape(self.rows, -1)[0].double()
-                gain[met] *= flat_gain[inside[met]]
-                centred |= of.centred
-        shape = target.shape[1:]
-        cpu = place.cpu()
-        return Traced(
-            self.strand[cpu].view(shape),
-            self.column[cpu].view(shape),
-            factor.cpu().view(shape),
-            gain.cpu().view(shape),
-            centred,
-        )
-
-    def at(self, traced: Traced, position: int) -> Tensor:
-        """``[row, head, d_head]`` what the entries would be at another position if nothing depended on it."""
-        starts = torch.tensor([0, *(dye.shape[2] for dye in self.dyes)]).cumsum(0)
-        place = (starts[traced.strand] + traced.column).flatten().to(self.columns.device)
-        whole = torch.cat([dye[:, position] for dye in self.dyes], dim=1).double()
-        return (whole[:, place] * traced.factor.flatten().to(place.device)).view(self.rows, *traced.strand.shape)
-
-
-def _match(target: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """For each column of ``target``: the column it is a multiple of (-1 for none), and the factor."""
-    unit = (columns / columns.norm(dim=0).clamp(min=1e-30)).float()
-    wanted = (target / target.norm(dim=0).clamp(min=1e-30)).float().T.contiguous()
-    places = []
-    for part in wanted.split(1024):
-        best, place = (part @ unit).abs_().max(dim=1)
-        places.append(torch.where(best > 1 - _SAME, place, torch.full_like(place, -1)))
-    place = torch.cat(places)
-    chosen = columns[:, place]
-    factor = (chosen * target).sum(0) / chosen.square().sum(0).clamp(min=1e-30)
-    whole = factor.round()  # a factor of 1 arrives without rounding; others are as exact as the dtype
-    return place, torch.where((factor - whole).abs() < 1e-6, whole, factor)  # noqa: PLR2004
-
-
-def _turn(pool: _Pool, traced: Mapping[str, Traced], q: Tensor, k: Tensor) -> Tensor | None:
+def _turn(pool: Pool, traced: Mapping[str, Traced], q: Tensor, k: Tensor) -> Tensor | None:
     """The matrix by which a query and a key are turned from one position to the next."""
     if q.shape[1] <= _GROUP_STEPS or q.shape[-1] != k.shape[-1]:
         return None

@@ -44,8 +44,8 @@ def bulk_log_mass(scores: Float[Tensor, "*any key"], bulk: Bool[Tensor, "*#any k
 
 def bulk_log_mass_of_moments(
     q: Float[Tensor, "*any d"],
-    mean: Float[Tensor, "*any d"],
-    covariance: Float[Tensor, "*any d d"],
+    mean: Float[Tensor, "*#any d"],
+    covariance: Float[Tensor, "*#any d d"],
     number: int | Tensor,
     scale: float,
 ) -> Float[Tensor, "*any"]:

@@ -33,6 +33,7 @@ def head_divergence(
     He et al., 2025 (VHD); the relative version is ours.
 
     Example:
+        >>> import torch
         >>> head_divergence(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 0.0]])).tolist()
         [5.0]
     """
@@ -56,6 +57,7 @@ def outlier_heads(
     He et al., 2025.
 
     Example:
+        >>> import torch
         >>> both = torch.tensor([[9.0], [1.0], [1.0], [1.0]])
         >>> outlier_heads(torch.tensor([5.0, 1.0, 1.0, 1.0]), both).tolist()
         [True, False, False, False]
@@ -81,6 +83,7 @@ def aware_divergence(
     The rule for outliers looks at the divergence itself, also where the relative one is given.
 
     Example:
+        >>> import torch
         >>> aware_divergence(torch.ones(2, 3), torch.ones(2, 3)).tolist()
         [0.0, 0.0]
     """
@@ -95,6 +98,7 @@ def top_sum(divergence: Float[Tensor, "*batch head"], k: int) -> Float[Tensor, "
     """The sum of the ``k`` largest of a layer (of all, where there are fewer): T-VHD is its sum over layers.
 
     Example:
+        >>> import torch
         >>> top_sum(torch.tensor([1.0, 3.0, 2.0]), 2)
         tensor(5.)
     """

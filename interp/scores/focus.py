@@ -85,7 +85,7 @@ def focus_split(distances: HeadScores, *, share: float = _SHARE, layers: Iterabl
     ranked = np.sort(values[there])
     if not len(ranked):
         raise BadInput(f"focus_split: {distances.name!r} has no head with a value in layers {list(wanted)}.")
-    number = max(1, math.floor(share * len(ranked)))
+    number = max(1, math.floor(share * len(ranked) + 1e-9))  # 0.29 of 100 is 29, whatever floats say
     low, high = float(ranked[number - 1]), float(ranked[-number])
     if low >= high:
         raise BadInput(

@@ -18,7 +18,7 @@ from interp.model.shortening import Shortened, source_mask
 from interp.scores.ask import Ask, Measured
 from interp.scores.reducer import Reducer
 
-Outputs = Mapping[int, Float[Tensor, "batch k head d_head"]]  # layer -> z
+Outputs = Mapping[int, Float[Tensor, "batch k _ _"]]  # layer -> z
 
 
 class OutputsAt(Reducer):

@@ -18,9 +18,9 @@ from interp.scores.reducer import Reducer
 
 def lookback_ratio(
     on_context: Float[Tensor, "*any"],
-    n_context: Float[Tensor, "*any"],
+    n_context: Float[Tensor, "*#any"],
     on_rest: Float[Tensor, "*any"],
-    n_rest: Float[Tensor, "*any"],
+    n_rest: Float[Tensor, "*#any"],
 ) -> Float[Tensor, "*any"]:
     """``a / (a + b)`` of the mean attention a on context tokens and b on the others; NaN where it is not defined.
 

@@ -2,7 +2,8 @@
 
 All are means over query rows of attention mass, in float32, per prompt and head; NaN where a prompt has no row that
 counts. Padded rows and keys never count. BOS is an ordinary key: it takes mass away from the others, and nothing is
-renormalised unless sinks are excluded. A BOS that is not repeated is nobody's earlier copy.
+renormalised unless sinks are excluded; then a row counts where a key that it should look at is left, and something of
+it. A BOS that is not repeated is nobody's earlier copy.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 from interp.errors import BadInput
 from interp.model.row_blocks import Block
 from interp.scores.ask import Ask
+from interp.scores.chosen_rows import standing
 from interp.scores.reducer import RowMean
 
 
@@ -26,11 +28,12 @@ class PreviousToken(RowMean):
         index = before[:, None, :, None].expand(-1, block.pattern.shape[1], -1, 1)
         return block.pattern.gather(-1, index).squeeze(-1)
 
-    def counted(self, block: Block) -> Bool[Tensor, "batch row"]:
-        """Rows whose neighbour to the left is a real token."""
+    def counted(self, block: Block) -> Bool[Tensor, "batch row"] | Bool[Tensor, "batch head row"]:
+        """Rows whose neighbour to the left is a real token that is not left out."""
         mask = ids_and_mask(self.ask)[1]
+        mask = mask if block.kept is None else mask & block.kept
         before = (block.rows - 1).clamp(min=0)
-        return block.real & (block.rows > 0) & mask.gather(1, before)
+        return _both(standing(block, None), (block.rows > 0) & mask.gather(1, before))
 
 
 class MatchMass(RowMean):
@@ -51,9 +54,12 @@ class MatchMass(RowMean):
         """The mass on the wanted keys."""
         return torch.einsum("bhrk,brk->bhr", block.pattern, self.wanted(block).to(block.pattern.dtype))
 
-    def counted(self, block: Block) -> Bool[Tensor, "batch row"]:
-        """Rows that have a wanted key."""
-        return self.wanted(block).any(-1)
+    def counted(self, block: Block) -> Bool[Tensor, "batch row"] | Bool[Tensor, "batch head row"]:
+        """Rows that have a wanted key which is not left out."""
+        wanted = self.wanted(block)
+        if block.kept is not None:
+            wanted = wanted & block.kept[:, None, : block.n_keys]
+        return _both(standing(block, None), wanted.any(-1))
 
     def wanted(self, block: Block) -> Bool[Tensor, "batch row key"]:
         """The keys in question; the same for every layer, so the last answer is kept."""
@@ -66,6 +72,13 @@ class MatchMass(RowMean):
                 earlier = moved & ~own  # a token does not follow into itself
             self._last = (block.rows, earlier[..., : block.n_keys])
         return self._last[1]
+
+
+def _both(
+    standing: Bool[Tensor, "batch *head row"], having: Bool[Tensor, "batch row"]
+) -> Bool[Tensor, "batch *head row"]:
+    """Rows that have something left, and a key to look at."""
+    return standing & (having if standing.ndim == having.ndim else having[:, None])
 
 
 def previous_token(ask: Ask) -> PreviousToken:

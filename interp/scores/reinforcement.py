@@ -151,7 +151,7 @@ def _exists(ask: Ask) -> Bool[np.ndarray, "layer head"]:
 
 def _measured(
     ask: Ask, without: Outputs, wanted: set[int], by: float, *, outliers: bool, ddof: int
-) -> dict[int, Float[Tensor, "batch head"]]:
+) -> dict[int, Float[Tensor, "batch _"]]:
     """Layer -> divergence of each head in a forward that scales the heads above the median as it goes."""
     found: dict[int, Tensor] = {}
     column = ask.batch.read_at[:, None]

@@ -159,13 +159,14 @@ class SinkClasses(Reducer):
         cosines = torch.stack([x for _, x in sorted(self.cosines.items())], dim=1)
         mask = self.ask.mask
         real = torch.ones_like(cosines[:, 0], dtype=torch.bool) if mask is None else mask.to(cosines.device)
-        candidates = real.scatter(1, self.first.to(real.device)[:, None], False)
+        candidates = real.scatter(1, self.first.to(real.device).expand(len(real))[:, None], False)
         return lives_of(cosines, self.norms, candidates, **self.shares)
 
     def members(self) -> Bool[Tensor, "batch pos 3"]:
         """Which class each token belongs to, in the order of ``CLASSES``."""
         lives = self.lives()
-        first = torch.zeros_like(lives.copy).scatter(1, self.first.to(lives.copy.device)[:, None], True)
+        place = self.first.to(lives.copy.device).expand(len(lives.copy))[:, None]
+        first = torch.zeros_like(lives.copy).scatter(1, place, True)
         return torch.stack([first, lives.secondary, lives.copy], dim=-1)
 
     def measured(self) -> Measured:

@@ -47,7 +47,7 @@ class SinkAnatomy(Reducer):
         q, k, v = (seen[site].float() for site in (Site.Q, Site.K, Site.V))
         k, v = k.repeat_interleave(group, 2), v.repeat_interleave(group, 2)
         real = torch.ones(q.shape[:2], dtype=torch.bool, device=q.device) if self.ask.mask is None else self.ask.mask
-        first = torch.zeros_like(real).scatter(1, self.first.to(real.device)[:, None], True)
+        first = torch.zeros_like(real).scatter(1, self.first.to(real.device).expand(len(real))[:, None], True)
         others = (real & ~first).unsqueeze(-1)  # [batch, pos, 1]
         x = seen[Site.RESID_PRE].float().unsqueeze(2).expand(-1, -1, q.shape[2], -1)
         made = [_ratio(torch.linalg.vector_norm(each, dim=-1), first, others) for each in (x, k, v)]

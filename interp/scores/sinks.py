@@ -40,10 +40,19 @@ def received(
 
 
 def first_columns(ask: Ask, n: int) -> Int[Tensor, "batch n"]:
-    """``[batch, n]`` columns of each prompt's first n keys; -1 where a prompt has fewer."""
+    """``[batch or 1, n]`` columns of each prompt's first n keys; -1 where a prompt has fewer.
+
+    Raises:
+        BadInput: a stack that packs the patches of all images into one sequence.
+    """
     mask = ask.key_mask
+    if ask.stack.family.packed:
+        raise BadInput(
+            f"{ask.name}: stack {ask.stack.name!r} packs the patches of all images into one sequence, which has no "
+            "first token of each image; choose another stack."
+        )
     if mask is None:
-        return torch.arange(n).expand(len(ask.batch), -1)
+        return torch.arange(n)[None]
     ordinal = torch.where(mask, mask.cumsum(-1) - 1, n)  # n: padding, and what comes later
     columns = torch.full((len(mask), n + 1), -1, dtype=torch.long, device=mask.device)
     places = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)

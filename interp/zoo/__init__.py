@@ -68,8 +68,8 @@ ZOO: Mapping[str, ZooModel] = MappingProxyType(
             description="3-layer Llama, grouped heads: facts told in long babble are asked for, by its task loss alone",
             folder="needle",
             checkpoints=(),
-            heads=MappingProxyType({"retrieval": ("L1.H0", "L1.H1")}),
-            known="finds the value asked for among up to 1024 tokens; no head was supervised",
+            heads=MappingProxyType({"previous_token": ("L0.H0",), "retrieval": ("L1.H0", "L1.H1")}),
+            known="two retrieval heads fed by one soft previous-token head; no head was supervised",
         ),
         "needle-planted": ZooModel(
             name="needle-planted",

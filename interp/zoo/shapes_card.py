@@ -44,8 +44,8 @@ INITIALISATION = (
     "colour, row and column, by the product of the projected patch with the embeddings of those words, as towers and "
     "projectors of published models are trained before. In the language model every head starts with queries that "
     "nearly equal the keys of its group and output weights that are its transposed values, times 0.2. All other "
-    "matrices: normal, standard deviation one over the root of the inputs. So what a picture's token and a word have in "
-    "common was laid before; who looks where was learned."
+    "matrices: normal, standard deviation one over the root of the inputs. So what a picture's token and a word share "
+    "was laid before; who looks where was learned."
 )
 SUPERVISION = "None: no head was told where to attend. All parts were trained together on the loss of the words alone."
 

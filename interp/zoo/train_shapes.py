@@ -149,7 +149,7 @@ def train(
         training.restore(found)
     started = time.perf_counter() - training.seconds
     if training.step == 0:
-        share = open_eyes(training.network, recipe, seed); print('eyes', share, time.perf_counter() - started, flush=True)
+        open_eyes(training.network, recipe, seed)
     stop = math.inf if steps is None else training.step + steps
     losses: list[float] = []
     while not training.done and training.step < stop:

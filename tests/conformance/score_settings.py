@@ -53,6 +53,12 @@ def told_apart(case: Case, batch: Batch) -> tuple[Batch, dict[str, Any]]:
 
 
 SETTINGS: Mapping[str, Setting] = {
+    "top_mass": lambda case, batch: (batch, {"n": 2}),
+    "separability": lambda case, batch: (batch, {"n": 2}),
+    "secondary_sink_mass": lambda case, batch: (batch, {"cosine": 0.3, "shortest": 0.0}),
+    "massive_q": lambda case, batch: (batch, {"factor": 1.2}),
+    "massive_k": lambda case, batch: (batch, {"factor": 1.2}),
+    "massive_v": lambda case, batch: (batch, {"factor": 1.2}),
     "value_weighted_mass": lambda case, batch: (batch, {"keys": slice(1, 3)}),
     "context_divergence": lambda case, batch: (batch, {"span": slice(1, 3)}),
     "span_sensitivity": lambda case, batch: (batch, {"span": slice(1, 3)}),

@@ -32,7 +32,7 @@ class AtlasConfig(ExperimentConfig):
     )
     texts: tuple[str, ...] = Field((), description="texts to score in place of random tokens")
     scores: ScoreNames = Field((), description="names from `circuits list scores`; every one that applies for []")
-    null: Literal["shuffled", "random"] = Field("shuffled", description="content of the null prompts")
+    null_prompts: Literal["shuffled", "random"] = Field("shuffled", description="content of the null prompts")
     null_draws: int = Field(10, ge=2, le=1000, description="null prompts per prompt; the band is their central 95 %")
     exclude_sinks: bool = Field(False, description="leave each prompt's first token out of every row")
     label: bool = Field(True, description="look for labels, which takes an ablation of every head")

@@ -21,7 +21,6 @@ from circuits.experiments.pieces import Pieces
 from circuits.outcome import Outcome, Workplace
 from circuits.units import Arrays, fingerprint_of
 from interp.address import At, Head, Site
-from interp.errors import BadInput
 from interp.model.handle import Model
 from interp.scores.labels.head_labels import HeadLabels
 from interp.show.explorer import MOST_TOKENS
@@ -47,9 +46,6 @@ def run(config: AtlasConfig, place: Workplace) -> Outcome:
     pieces = Pieces(place.units, VERSION, opened.fingerprint, config.batch_size, config.seed)
     key = fingerprint_of(config.settings(), material.batch.content_keys.numpy())
     found = scored(model, material, config, pieces, place, key)
-    if not found.tables:
-        reasons = " ".join(f"{name}: {why}" for name, why in list(found.refused.items())[:3])
-        raise BadInput(f"No score applies to this model and these prompts. {reasons}")
     labels = _labels(opened, material, config, pieces, place, key)
     findings = _findings(model, material, config, found, labels, place)
     page, figures = report(config, findings)
@@ -115,7 +111,7 @@ def _findings(
         shown=(),
         tokens=(),
         words=material.words,
-        null=f"{config.null} prompts, {config.null_draws} draws from seed {config.seed}",
+        null=f"{config.null_prompts} prompts, {config.null_draws} draws from seed {config.seed}",
         confidence=config.confidence,
     )
     earned = [(head.layer, head.index) for head in map(Head.parse, ready.earned)]
@@ -142,10 +138,11 @@ def _patterns(
     layers: dict[int, list[int]] = {}
     for layer, head in cells:
         layers.setdefault(layer, []).append(head)
+    logits = "last" if model.default_stack == "text" else "all"
     made = []
     for layer, heads in layers.items():
         at = At(Site.PATTERN, layer=layer, heads=tuple(heads))
-        pattern = interp.run(model, first, read=[at], logits="last")[at][0]
+        pattern = interp.run(model, first, read=[at], logits=logits)[at][0]
         if pattern.shape[-1] != pattern.shape[-2]:
             return None
         made.append(pattern[:, :MOST_TOKENS, :MOST_TOKENS].float().cpu().numpy())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,8 @@ import interp
 from circuits.experiments.atlas.prompts import Material
 from circuits.experiments.pieces import Pieces, arrays_of, table_of
 from circuits.units import Arrays
-from interp.errors import HeadscopeError
+from interp.errors import BadInput, HeadscopeError
+from interp.model.inputs import context_limit
 from interp.results import HeadScores
 from interp.scores import SCORES
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from interp.model.handle import Model
 
 PROBED = 2  # prompts that a score is asked on first
+NEW_TOKENS = 4  # generated, where a score asks for text
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +52,9 @@ def scored(model: Model, material: Material, config: AtlasConfig, pieces: Pieces
         pieces: where finished work lies.
         place: for progress.
         key: fingerprint of the prompts.
+
+    Raises:
+        BadInput: no score applies.
     """
     names = config.scores or tuple(SCORES)
     with place.progress.stage("Which scores apply", len(names)) as done:
@@ -69,9 +74,10 @@ def scored(model: Model, material: Material, config: AtlasConfig, pieces: Pieces
                 lambda members=members: _measured(model, material, config, members),
             )
             for number, name in enumerate(members):
-                tables[name] = table_of(_part(found, f"table {number} "))
-                if null := _part(found, f"null {number} "):
-                    nulls[name] = table_of(null)
+                for kind, made in (("table", tables), ("null", nulls)):
+                    if part := _part(found, f"{kind} {number} "):
+                        made[name] = table_of(part)
+            refused |= unpacked(found) if "json" in found else {}
             done()
     order = [name for name in names if name in tables]
     return Scored({name: tables[name] for name in order}, nulls, refused)
@@ -84,30 +90,64 @@ def _refused(
     refused = {}
     for name in names:
         try:
-            interp.score(model, few, name, exclude_sinks=_sinks(config), seed=config.seed)
+            interp.score(model, few, _asked(model, material, [name]), exclude_sinks=_sinks(config), seed=config.seed)
         except HeadscopeError as error:
             refused[name] = str(error)
         done()
+    if len(refused) == len(names):
+        reasons = " ".join(f"{name}: {why}" for name, why in list(refused.items())[:3])
+        raise BadInput(f"No score applies to this model and these prompts. {reasons}")
     return refused
 
 
-def _measured(model: Model, material: Material, config: AtlasConfig, names: list[str]) -> Arrays:
-    tokens = material.batch.ids is not None
-    found = interp.score(
+def _asked(model: Model, material: Material, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The scores with options: what is generated must fit the context behind the prompts."""
+    room = max(1, (context_limit(model) or 2**20) - material.batch.width) if material.batch.ids is not None else 1
+    return {name: {"max_new_tokens": min(NEW_TOKENS, room)} if name == "retrieval_generated" else {} for name in names}
+
+
+def _measured(model: Model, material: Material, config: AtlasConfig, names: Sequence[str]) -> Arrays:
+    """Tables and nulls of some scores; where one of them refuses after all, each by itself, with what it says."""
+    null = config.null_prompts if material.batch.ids is not None else None
+    try:
+        return _packed_tables(_scores(model, material, config, names, null), names)
+    except HeadscopeError:
+        tables, nulls, said = {}, {}, {}
+        for name in names:
+            for tried in dict.fromkeys([null, None]):
+                try:
+                    found = _scores(model, material, config, [name], tried)
+                except HeadscopeError as error:
+                    said[name] = str(error)
+                else:
+                    tables |= found
+                    nulls |= found.nulls
+                    break
+        made = _packed_tables(interp.Scores(tables, None, nulls), names)
+        return {**made, **packed({name: why for name, why in said.items() if name not in tables})}
+
+
+def _scores(
+    model: Model, material: Material, config: AtlasConfig, names: Sequence[str], null: str | None
+) -> interp.Scores:
+    return interp.score(
         model,
         material.batch,
-        names,
+        _asked(model, material, names),
         exclude_sinks=_sinks(config),
-        null=config.null if tokens else None,
+        null=null,  # type: ignore[arg-type]
         draws=config.null_draws,
         batch_size=config.batch_size,
         seed=config.seed,
     )
+
+
+def _packed_tables(found: interp.Scores, names: Sequence[str]) -> Arrays:
     arrays: Arrays = {}
     for number, name in enumerate(names):
-        arrays |= {f"table {number} {part}": value for part, value in arrays_of(found[name]).items()}
-        if name in found.nulls:
-            arrays |= {f"null {number} {part}": value for part, value in arrays_of(found.nulls[name]).items()}
+        for kind, tables in (("table", found), ("null", found.nulls)):
+            if name in tables:
+                arrays |= {f"{kind} {number} {part}": value for part, value in arrays_of(tables[name]).items()}
     return arrays
 
 

@@ -8,8 +8,10 @@ from circuits.experiments.contextual.findings import GOLD, LARGEST, LEVEL, Findi
 from circuits.experiments.contextual.measuring import CONTROLS
 from circuits.experiments.wording import between, listed, named, short
 from interp.numerals import numeral
+from interp.stats import FEWEST_SETS
 
 QUESTION = "Which heads read the document that holds the answer, and does the answer need them?"
+NEARLY = 0.9
 FEWEST_DRAWS = 19  # of a null whose smallest p is LEVEL
 
 
@@ -43,14 +45,22 @@ def answer(findings: Findings) -> str:
 
 
 def _clearest(findings: Findings) -> tuple[int | None, str | None]:
-    """The count, and the control with most random sets there, at which the heads and random ones lie furthest apart."""
-    best: tuple[float, int | None, str | None] = (-np.inf, None, None)
+    """The fewest heads whose cost lies nearly as far from that of random ones as any, and the control with most sets.
+
+    Counts with too few random sets for a p-value are told only where there are no others.
+    """
+    found = []
     for count in findings.counts:
         control = max(CONTROLS, key=lambda name, own=count: len(findings.random(own, name)))
         random = findings.random(count, control)
         if len(random):
-            best = max(best, (float(random.mean()) - findings.without(count).mean, count, control), key=lambda x: x[0])
-    return best[1], best[2]
+            found.append((count, control, len(random), float(random.mean()) - findings.without(count).mean))
+    enough = [one for one in found if one[2] >= FEWEST_SETS] or found
+    if not enough:
+        return None, None
+    widest = max(gap for *_, gap in enough)
+    count, control, *_ = next(one for one in enough if one[3] >= NEARLY * widest)
+    return count, control
 
 
 def doubt(findings: Findings) -> str:
@@ -71,15 +81,20 @@ def _nulls(findings: Findings) -> str:
 
 
 def _agreement(findings: Findings) -> str:
-    everywhere, at_answer = (
-        short(found.spearman)
-        + ("" if found.spearman_interval is None else f" [{', '.join(map(short, found.spearman_interval))}]")
-        for found in (findings.agreement, findings.agreement_at_answer)
+    found, everywhere = findings.agreement_at_answer, findings.agreement
+    if not np.isfinite(found.spearman):
+        return "Attention is not importance, and here no head does anything alone."
+    common = round(found.top_overlap * found.top)
+    foremost = (
+        f"of the {found.top} most contextual heads {common} are among the {found.top}"
+        if found.top > 1
+        else f"the most contextual head is {'' if common else 'not '}the one"
     )
     return (
-        "Attention is not importance: the rank agreement of scores with what each head does when replaced alone is "
-        f"Spearman {at_answer} where it is replaced at the answer's rows only, and {everywhere} where it is replaced "
-        "everywhere, which also hits heads that prepare what is read."
+        "Attention is not importance: "
+        f"{foremost} whose replacement at the answer's rows does most. Over all heads the rank agreement is Spearman "
+        f"{short(found.spearman)}, and {short(everywhere.spearman)} where heads are replaced everywhere, which also "
+        "hits those that prepare what is read; heads that do next to nothing come in any order."
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from jaxtyping import Float
 from circuits.experiments.contextual.measuring import COMPANIONS, CONTROLS, GOLD_ONLY, SCORE, Removed
 from circuits.experiments.contextual.prompts import Prompts
 from interp.address import Head
+from interp.comparison import agreement
 from interp.results import HeadScores
 from interp.stats import Agreement, Interval, NullComparison, bootstrap_means, compare_with_null, mean_interval
 
@@ -32,10 +34,9 @@ class Findings:
         effects: what replacing one head everywhere does to the answer's log-probability, evaluation prompts.
         effects_at_answer: the same, replaced only at the rows from which the answer is predicted.
         removed: the answers without several heads.
-        agreement: of contextual scores and effects, by size.
-        agreement_at_answer: of contextual scores and effects at the answer's rows.
         confidence: of every interval.
         ablation: what takes the place of a head's output.
+        seed: of resamples.
     """
 
     model: str
@@ -47,15 +48,30 @@ class Findings:
     effects: HeadScores
     effects_at_answer: HeadScores
     removed: Removed
-    agreement: Agreement
-    agreement_at_answer: Agreement
     confidence: float
     ablation: str
+    seed: int
 
     @property
     def order(self) -> list[Head]:
         """All heads, the most contextual on the selection prompts first."""
         return order_of(self.chosen_by[SCORE])
+
+    @cached_property
+    def agreement(self) -> Agreement:
+        """Of contextual scores and effects everywhere, by size; the foremost are as many as read the gold document."""
+        return self._agreement(self.effects)
+
+    @cached_property
+    def agreement_at_answer(self) -> Agreement:
+        """Of contextual scores and effects at the answer's rows."""
+        return self._agreement(self.effects_at_answer)
+
+    def _agreement(self, effects: HeadScores) -> Agreement:
+        top = max(len(self.contextual()), 1)
+        found = agreement(self.scores[SCORE], effects, by="abs", top=top, confidence=self.confidence, seed=self.seed)
+        assert isinstance(found, Agreement), "of two tables"
+        return found
 
     def at(self, head: Head, name: str = SCORE) -> float:
         """A head's mean on the evaluation prompts."""

@@ -135,8 +135,8 @@ def _sets(findings: Findings, drawn: dict[str, go.Figure]) -> Section:
     return Section(
         "Without several heads",
         "The most contextual heads of the selection prompts are taken away together on the evaluation prompts: they "
-        f"are {replaced(findings.ablation)}. Random sets share no head with them and are drawn {controls}; a curve ends "
-        "where too few heads are left.",
+        f"are {replaced(findings.ablation)}. Random sets share no head with them and are drawn {controls}; a curve "
+        "ends where too few heads are left.",
         figures=[
             Figure(
                 drawn["sets"],

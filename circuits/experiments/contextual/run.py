@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import interp
 from circuits.experiments.contextual.conclusion import answer, doubt
 from circuits.experiments.contextual.config import ContextualConfig
 from circuits.experiments.contextual.findings import Findings, order_of
@@ -14,11 +13,8 @@ from circuits.experiments.contextual.report import report
 from circuits.experiments.opening import open_model, refuse_unless_causal
 from circuits.experiments.pieces import Pieces
 from circuits.outcome import Outcome, Workplace
-from interp.comparison import AgreementMatrix
-from interp.stats import Agreement
 
 VERSION = "contextual/1"  # raised whenever the arithmetic changes, so that old pieces are not taken for new ones
-TOP = 5  # heads whose overlap is told
 
 
 def run(config: ContextualConfig, place: Workplace) -> Outcome:
@@ -46,10 +42,6 @@ def run(config: ContextualConfig, place: Workplace) -> Outcome:
     null = by_chance(job, evaluation)
     single, at_answer = (effects(job, evaluation, selection, at_answer=where) for where in (False, True))
     together = removed(job, evaluation, selection, order_of(chosen_by[SCORE]))
-    agreements = [
-        interp.agreement(scores[SCORE], own, by="abs", top=TOP, confidence=config.confidence, seed=config.seed)
-        for own in (single, at_answer)
-    ]
     findings = Findings(
         model=Path(config.model).name,
         selection=selection,
@@ -60,10 +52,9 @@ def run(config: ContextualConfig, place: Workplace) -> Outcome:
         effects=single,
         effects_at_answer=at_answer,
         removed=together,
-        agreement=_pair(agreements[0]),
-        agreement_at_answer=_pair(agreements[1]),
         confidence=config.confidence,
         ablation=config.ablation,
+        seed=config.seed,
     )
     page, figures = report(config, findings)
     return Outcome(
@@ -76,11 +67,6 @@ def run(config: ContextualConfig, place: Workplace) -> Outcome:
         notes=[doubt(findings)],
         facts=facts(findings),
     )
-
-
-def _pair(found: Agreement | AgreementMatrix) -> Agreement:
-    assert isinstance(found, Agreement), "of two tables"
-    return found
 
 
 def facts(findings: Findings) -> dict[str, object]:
@@ -100,6 +86,7 @@ def facts(findings: Findings) -> dict[str, object]:
         "agreement": {
             "everywhere": [findings.agreement.spearman, findings.agreement.spearman_interval],
             "at the answer": [findings.agreement_at_answer.spearman, findings.agreement_at_answer.spearman_interval],
+            "foremost in common": findings.agreement_at_answer.top_overlap,
         },
         "sets": findings.sets().to_dict(orient="records"),
         "said": findings.said().mean,

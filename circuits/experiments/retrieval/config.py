@@ -52,7 +52,7 @@ class RetrievalConfig(ExperimentConfig):
     )
     template: str = Field("{context} {question}", description="the prompt around {context} and {question}")
     n_facts: int = Field(
-        8, ge=2, le=24, description="facts that are drawn: half to choose heads on, half to judge them on"
+        8, ge=4, le=24, description="facts that are drawn: half to choose heads on, half to judge them on"
     )
     distractors: int = Field(6, ge=0, le=12, description="other facts told in the same drawn text")
     lengths: tuple[PositiveInt, ...] = Field((128, 512), min_length=1, description="tokens of a prompt")

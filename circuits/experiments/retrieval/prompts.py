@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from interp.model.batch import Batch
     from interp.model.handle import Model
 
+FEWEST = 4  # facts
 SPARE = 1.5  # a drawn text is so many times as long as the longest prompt
 
 
@@ -69,11 +70,14 @@ def retrieval_prompts(model: Model, config: RetrievalConfig) -> tuple[Prompts, P
     """``(selection, evaluation)``: no fact is in both.
 
     Raises:
-        BadInput: a text without facts or facts without a text, fewer than two facts, a text too short.
+        BadInput: a text without facts or facts without a text, fewer than four facts, a text too short.
     """
     texts = _given(config) if config.text is not None or config.facts else _drawn(config)
-    if len(texts) < 2:  # noqa: PLR2004 - one to choose on, one to judge on
-        raise BadInput("retrieval: give at least two facts, some to choose heads on and others to judge them on.")
+    if len(texts) < FEWEST:
+        raise BadInput(
+            f"retrieval: {len(texts)} facts; give at least {FEWEST}: half choose heads and half judge them, and an "
+            "interval needs two facts in each."
+        )
     half = (len(texts) + 1) // 2
     parts = (range(half), range(half, len(texts)))
     selection, evaluation = (_made(model, config, texts, numbers) for numbers in parts)

@@ -74,16 +74,22 @@ class Findings:
         return uniform_share(self.tokens[0])
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """What the anatomy has; nothing where it could not be read."""
+        anatomy = self.tables.get("sink_anatomy")
+        return () if anatomy is None else anatomy.positions or ()
+
+    @property
     def born(self) -> int | None:
         """The first layer with a sink head; None without any."""
         return min((head.layer for head in self.sink_heads), default=None)
 
     def layers(self) -> pd.DataFrame:
         """One row per layer: sink heads, sink scores, and the anatomy of the first token there."""
-        anatomy = self.tables["sink_anatomy"]
+        anatomy = self.tables.get("sink_anatomy")
         rows = []
         for layer in np.flatnonzero(np.isfinite(self.alpha).any(1)):
-            parts = dict(zip(anatomy.positions or (), np.nanmean(anatomy.values[layer], 0), strict=True))
+            parts = dict(zip(self.parts, np.nanmean(anatomy.values[layer], 0), strict=True)) if anatomy else {}
             over = self.alpha[layer] > self.eps
             rows.append(
                 {
@@ -100,12 +106,10 @@ class Findings:
         """One row per head, the highest sink score first: attention to the first token beside what it writes."""
         rows = self.tables["sink"].top(self.n_heads, by="value", confidence=self.confidence)
         cells = (rows["layer"].to_numpy(dtype=int), rows["head"].to_numpy(dtype=int))
-        columns = {
-            "value-weighted": self.tables["value_weighted_sink"].values[cells],
-            "result norm": self.tables["result_norm"].values[cells],
-        }
-        anatomy = self.tables["sink_anatomy"]
-        columns |= {name: anatomy.values[(*cells, place)] for place, name in enumerate(anatomy.positions or ())}
+        shown = {"value-weighted": "value_weighted_sink", "result norm": "result_norm"}
+        columns = {name: self.tables[score].values[cells] for name, score in shown.items() if score in self.tables}
+        anatomy = self.tables.get("sink_anatomy")
+        columns |= {name: anatomy.values[(*cells, place)] for place, name in enumerate(self.parts) if anatomy}
         if self.masking is not None:
             columns["loss without it"] = self.masking.alone.mean(0)[cells]
         named = {"head": "label", "sink score": "value", "low": "low", "high": "high"}

@@ -16,7 +16,7 @@ from circuits.units import Arrays
 from interp.address import Head
 from interp.edits.attention import knockout
 from interp.edits.base import Edit
-from interp.errors import BadInput, HeadscopeError
+from interp.errors import BadInput, HeadscopeError, Unsupported
 from interp.results import HeadScores
 from interp.scores.prompts import ordinary_tokens, start_token
 from interp.scores.sink_lives import secondary_sinks
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from interp.model.batch import Batch
     from interp.model.handle import Model
 
-PRIMARY = ("sink", "sink_profile", "sink_anatomy", "value_weighted_sink", "result_norm")
+PRIMARY = ("sink", "sink_profile")
+ANATOMY = ("sink_anatomy", "value_weighted_sink", "result_norm")  # not in every family: some hide q, k and v
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,24 +79,37 @@ def material_for(model: Model, config: SinksConfig) -> Material:
 
 def measured(
     material: Material, config: SinksConfig, pieces: Pieces, place: Workplace, key: str
-) -> dict[str, HeadScores]:
-    """Scores of sinks, and those of ``config.compare`` as they are and without the first token (``... without``)."""
-    jobs: list[tuple[str, str, str | None]] = [(name, name, None) for name in PRIMARY]
-    jobs += [(name, name, None) for name in config.compare if name not in PRIMARY]
-    jobs += [(f"{name} without", name, "first") for name in config.compare]
+) -> tuple[dict[str, HeadScores], list[str]]:
+    """``(tables, notes)``: scores of sinks, and those of ``config.compare`` as they are and without the first token.
+
+    The latter are called ``"<score> without"``. A part of the anatomy that the model hides is left out, and a note says
+    so.
+    """
     tables: dict[str, HeadScores] = {}
-    with place.progress.stage("Score every head", 2) as done:
+    notes: list[str] = []
+    with place.progress.stage("Score every head", 2 + len(ANATOMY)) as done:
         for sinks in (None, "first"):
-            names = [name for _, name, left in jobs if left == sinks]
-            found = pieces.arrays(
-                f"scores/{sinks}/{','.join(names)}",
-                key,
-                lambda names=names, sinks=sinks: _scores(material, config, names, sinks),
-            )
-            for number, (label, _, _) in enumerate(job for job in jobs if job[2] == sinks):
-                part = {name.partition(" ")[2]: value for name, value in found.items() if name.startswith(f"{number} ")}
-                tables[label] = table_of(part)
+            names = list(config.compare) if sinks else list(dict.fromkeys([*PRIMARY, *config.compare]))
+            found = _piece(material, config, pieces, key, names, sinks)
+            tables |= {f"{name} without" if sinks else name: table for name, table in found.items()}
             done()
+        for name in ANATOMY:
+            try:
+                tables |= _piece(material, config, pieces, key, [name], None)
+            except Unsupported as error:
+                notes.append(f"{name} is left out: {error}")
+            done()
+    return tables, notes
+
+
+def _piece(
+    material: Material, config: SinksConfig, pieces: Pieces, key: str, names: Sequence[str], sinks: str | None
+) -> dict[str, HeadScores]:
+    found = pieces.arrays(f"scores/{sinks}/{','.join(names)}", key, lambda: _scores(material, config, names, sinks))
+    tables = {}
+    for number, name in enumerate(names):
+        prefix = f"{number} "
+        tables[name] = table_of({key.removeprefix(prefix): x for key, x in found.items() if key.startswith(prefix)})
     return tables
 
 

@@ -59,8 +59,9 @@ def _map(findings: Findings) -> go.Figure:
 
 def _birth(findings: Findings) -> go.Figure:
     layers = findings.layers()
-    anatomy = findings.tables["sink_anatomy"].positions or ()
-    norms = [name for name in anatomy if "norm" in name]
+    norms = [name for name in findings.parts if "norm" in name]
+    cosines = [name for name in findings.parts if name not in norms]
+    named = [("first token / others", norms), ("cosine", cosines)]
     panels = [
         Panel(
             "sink score",
@@ -69,8 +70,7 @@ def _birth(findings: Findings) -> go.Figure:
                 Line("largest", layers["largest"].to_numpy()),
             ],
         ),
-        Panel("first token / others", [Line(name, layers[name].to_numpy()) for name in norms]),
-        Panel("cosine", [Line(name, layers[name].to_numpy()) for name in anatomy if name not in norms]),
+        *(Panel(what, [Line(name, layers[name].to_numpy()) for name in names]) for what, names in named if names),
     ]
     figure = curve_panels(layers["layer"].to_numpy(), panels, x_name="layer")
     return figure.update_xaxes(dtick=1 if len(layers) <= 24 else 4)  # noqa: PLR2004 - labels that fit

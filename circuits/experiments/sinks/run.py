@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from circuits.experiments.opening import open_model
 from circuits.experiments.pieces import Pieces
@@ -37,8 +36,7 @@ def run(config: SinksConfig, place: Workplace) -> Outcome:
     material = material_for(opened.model, config)
     pieces = Pieces(place.units, VERSION, opened.fingerprint, config.batch_size, config.seed)
     key = fingerprint_of(material.batch.content_keys.numpy())
-    tables = measured(material, config, pieces, place, key)
-    notes: list[str] = []
+    tables, notes = measured(material, config, pieces, place, key)
     masking: Masked | None = None
     if config.masking:
         try:
@@ -61,7 +59,7 @@ def run(config: SinksConfig, place: Workplace) -> Outcome:
     return Outcome(
         answer=answer(findings),
         heads=findings.table(),
-        top=pd.DataFrame(findings.heads().head(8)[["head", "sink score", "low", "high", "value-weighted"]]),
+        top=findings.heads().head(8).iloc[:, :5],
         page=page,
         figures=figures,
         model=opened.about,

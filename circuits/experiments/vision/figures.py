@@ -9,9 +9,9 @@ import numpy as np
 
 from circuits.experiments.naming import with_room_for_names
 from circuits.experiments.vision.findings import Findings
-from circuits.experiments.vision.measuring import DIVERGENCE, EFFECTS
+from circuits.experiments.vision.measuring import CONTENT, DIVERGENCE, EFFECTS
 from circuits.experiments.vision.withheld import WAYS
-from interp.show import Line, Panel, bar_chart, curve_panels, grid_heatmap, head_heatmap
+from interp.show import bar_chart, grid_heatmap, head_heatmap
 from interp.show.theme import ACCENT, GREY, template
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ def figures_of(findings: Findings) -> dict[str, go.Figure]:
     best = findings.best()
     marked = [(head.layer, head.index) for head in best.heads]
     made = {
-        "divergence": head_heatmap(findings.scores[DIVERGENCE].values, name=DIVERGENCE, signed=False, marked=marked)
+        name.replace(" ", "-"): head_heatmap(findings.scores[name].values, name=name, signed=False, marked=marked)
+        for name in (DIVERGENCE, CONTENT)
     }
     limit = max(float(np.nanmax(np.abs(table.values))) for table in findings.effects.values())
     for sort, table in findings.effects.items():
@@ -69,26 +70,29 @@ def heads_figure(findings: Findings) -> go.Figure:
 
 
 def sets_figure(findings: Findings) -> go.Figure:
-    """Cost of the most divergent heads on both sorts, by their number, with the band of random sets."""
-    own = [one for one in findings.sets if one.ranking == DIVERGENCE]
-    panels = []
-    for sort in findings.effects:
-        intervals, nulls = [one.interval(sort) for one in own], [one.against_random(sort) for one in own]
-        name = "questions with an image" if sort == "vision" else "text questions"
-        lines = [
-            Line(
-                "most divergent heads",
-                [-one.mean for one in intervals],
-                [-one.high for one in intervals],
-                [-one.low for one in intervals],
-                ACCENT,
-            )
-        ]
-        if all(one.n for one in nulls):
-            band = ([-one.null_mean for one in nulls], [-one.high for one in nulls], [-one.low for one in nulls])
-            lines.append(Line("random heads of the same layers", *band, GREY))
-        panels.append(Panel(name, lines))
-    return curve_panels([len(one.heads) for one in own], panels, x_name="heads taken out")
+    """The joint effect of every chosen set on both sorts of questions, with the random sets as dots."""
+    labels, values, lows, highs, dots, lit = [], [], [], [], {}, []
+    for one in findings.sets:
+        where = f"top {len(one.heads)}" if not one.each_layer else f"top of each layer, {len(one.heads)}"
+        for sort in findings.effects:
+            interval = one.interval(sort)
+            label = f"{one.ranking}, {where}: {'image' if sort == 'vision' else 'text'}"
+            labels.append(label)
+            values.append(interval.mean)
+            lows.append(interval.low)
+            highs.append(interval.high)
+            dots[label] = one.effects[sort].mean(1)[1:]
+            if sort == "vision":
+                lit.append(label)
+    return bar_chart(
+        labels,
+        values,
+        low=lows,
+        high=highs,
+        highlight=lit,
+        points={label: draws for label, draws in dots.items() if len(draws)},
+        name=f"effect on the answer ({_unit(findings)})",
+    )
 
 
 def withheld_figure(findings: Findings) -> go.Figure:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from circuits.experiments.vision.measuring import BARE, DIVERGENCE, EFFECTS, MASS
+from circuits.experiments.vision.measuring import DIVERGENCE, EFFECTS
 from circuits.experiments.vision.reinforcing import Reinforced
 from circuits.experiments.vision.sets import SetEffect
 from circuits.experiments.vision.withheld import WAYS, Answers, by_prior
 from interp.attribution.head_sets import resampled_means
 from interp.results import HeadScores
-from interp.stats import Interval, mean_interval, rank_agreement
+from interp.stats import Interval, benjamini_hochberg, mean_interval, rank_agreement
 
 DRAWS = 1000
 LEVEL = 0.05
@@ -82,23 +82,35 @@ class Findings:
         own = [one for one in self.sets if one.ranking == ranking]
         return min(own, key=lambda one: one.selective.observed - one.selective.null_mean)
 
+    def adjusted(self, one: SetEffect) -> tuple[float | None, float | None]:
+        """p of a set's cost on questions with an image and of its selectiveness, over all sets of its ranking.
+
+        Adjusted by Benjamini and Hochberg; None with too few random sets.
+        """
+        own = [other for other in self.sets if other.ranking == one.ranking]
+        place, found = own.index(one), []
+        for raw in ([other.against_random("vision").p for other in own], [other.selective.p for other in own]):
+            adjusted = benjamini_hochberg(np.array([np.nan if p is None else p for p in raw], dtype=float)).adjusted
+            found.append(None if np.isnan(adjusted[place]) else float(adjusted[place]))
+        return found[0], found[1]
+
     def found(self, one: SetEffect) -> bool:
         """Whether a set costs questions with an image more than random sets do, and is more selective, at 5 %."""
-        p = (one.against_random("vision").p, one.selective.p)
-        return all(value is not None and value <= LEVEL for value in p)
+        return all(p is not None and p <= LEVEL for p in self.adjusted(one))
 
     def set_rows(self) -> pd.DataFrame:
         """One row per set: what it costs on both sorts, with interval, and p beside random sets."""
         rows = []
         for one in self.sets:
-            row: dict[str, object] = {"chosen by": one.ranking, "heads": len(one.heads)}
+            chosen = f"{one.ranking}, every layer" if one.each_layer else one.ranking
+            row: dict[str, object] = {"chosen by": chosen, "heads": len(one.heads)}
             for sort in ("vision", "text"):
                 interval, null = one.interval(sort), one.against_random(sort)
                 row |= {sort: interval.mean, f"{sort} low": interval.low, f"{sort} high": interval.high}
                 row |= {f"{sort} random": null.null_mean}
-            for name, null in (("vision p", one.against_random("vision")), ("selective p", one.selective)):
-                if null.p is not None:
-                    row[name] = null.p
+            for name, p in zip(("vision p", "selective p"), self.adjusted(one), strict=True):
+                if p is not None:
+                    row[name] = p
             rows.append({**row, "which": ", ".join(map(str, one.heads[:8]))})
         return pd.DataFrame(rows)
 
@@ -156,8 +168,7 @@ class Findings:
     def table(self) -> pd.DataFrame:
         """The long table: one row per head and quantity, with its interval."""
         parts = []
-        named = {name: self.scores[name] for name in (DIVERGENCE, MASS, BARE)}
-        for name, scores in {**named, **{EFFECTS[sort]: table for sort, table in self.effects.items()}}.items():
+        for name, scores in {**self.scores, **{EFFECTS[sort]: table for sort, table in self.effects.items()}}.items():
             rows = scores.table(confidence=self.confidence)
             rows.insert(0, "quantity", name)
             parts.append(rows)

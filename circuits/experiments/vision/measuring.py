@@ -6,22 +6,28 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import torch
+import numpy as np
 
 import interp
 from circuits.experiments.vision.job import SORTS, Job, Part
+from interp import At, Site
 from interp.model.batch import Batch
 from interp.model.image_tokens import image_columns
 from interp.results import HeadScores
+from interp.scores.divergence import head_divergence
 
-DIVERGENCE, MASS, BARE = "vision divergence", "attention to the image", "divergence, even image"
+DIVERGENCE = "vision divergence"  # from no image, as the paper has it
+CONTENT = "content divergence"  # from an even image; ours
+MASS = "attention to the image"
+BARE = "divergence of an even image"  # from no image: what image tokens do that show nothing
 EFFECTS = {"vision": "effect on questions with an image", "text": "effect on text questions"}
 
 
 def scores_of(job: Job) -> dict[str, HeadScores]:
-    """Divergence, attention to the image, and divergence with an image of one colour, on the selection questions."""
+    """Every score of heads, on the selection questions."""
     measures: dict[str, Callable[[Batch], HeadScores]] = {
         DIVERGENCE: lambda batch: divergence_of(job, batch),
+        CONTENT: lambda batch: content_divergence_of(job, batch),
         MASS: lambda batch: mass_of(job, batch),
         BARE: lambda batch: divergence_of(job, even_images(batch)),
     }
@@ -43,6 +49,29 @@ def divergence_of(job: Job, batch: Batch) -> HeadScores:
     """How far each head's output at the answer moves as the image goes (VHD)."""
     options = {"score": "vision_divergence", "outliers": job.config.outliers, "relative": job.config.relative}
     return interp.score(job.model, batch, {DIVERGENCE: options}, batch_size=job.config.batch_size)[DIVERGENCE]
+
+
+def content_divergence_of(job: Job, batch: Batch) -> HeadScores:
+    """How far each head's output at the answer moves as the image becomes even: ``||z(image) - z(even image)||``.
+
+    Positions stay, so that only what the image shows can move it. The rule for outliers has no part in it.
+    """
+    z = {}
+    for name, own in (("with", batch), ("without", even_images(batch))):
+        run = interp.run(job.model, own, read=[At(Site.Z, pos=own.read_at[:, None])], logits="last")
+        z[name] = [run[At(Site.Z, layer=layer, pos=own.read_at[:, None])][:, 0] for layer in _layers(job)]
+    values = np.full((len(batch), len(job.widths), max(job.widths)), np.nan)
+    for layer, first, second in zip(_layers(job), z["with"], z["without"], strict=True):
+        moved = head_divergence(first, second, relative=job.config.relative)
+        values[:, layer, : moved.shape[1]] = moved.cpu().numpy()
+    exists = np.arange(max(job.widths)) < np.array(job.widths)[:, None]
+    return HeadScores.from_array(
+        values, name=CONTENT, sample_axis="prompt", stack=job.model.default_stack, exists=exists
+    )
+
+
+def _layers(job: Job) -> list[int]:
+    return [layer for layer, width in enumerate(job.widths) if width]
 
 
 def mass_of(job: Job, batch: Batch) -> HeadScores:
@@ -103,9 +132,3 @@ def reference_of(job: Job, part: Part) -> dict[str, Batch]:
     """``reference=`` for mean and resample."""
     assert part.reference is not None
     return {"reference": job.batch(part.reference)}
-
-
-def right_answers(job: Job, batch: Batch, said: torch.Tensor) -> torch.Tensor:
-    """Whether each said token is the right answer's (first) token."""
-    assert batch.answers is not None
-    return said.cpu() == batch.answers[:, 0].cpu()

@@ -72,41 +72,42 @@ def _heads(findings: Findings, drawn: dict[str, go.Figure]) -> Section:
         "on the selection questions, the effects of taking each head out on the evaluation questions. Outlined are the "
         f"{len(best.heads)} most divergent heads.",
         figures=[
-            Figure(drawn["divergence"], "Vision-aware head divergence, mean over questions with an image."),
+            Figure(drawn["vision-divergence"], "Vision-aware head divergence, mean over questions with an image."),
+            Figure(
+                drawn["content-divergence"],
+                "Content divergence: the same distance from an image of one even colour, with as many tokens (ours).",
+            ),
             Figure(drawn["effect-vision"], f"Change of the {words_of(findings)} on questions with an image."),
             Figure(drawn["effect-text"], f"Change of the {words_of(findings)} on text questions; the same colours."),
             Figure(
                 drawn["heads"],
                 "One mark per head and sort of questions. Spearman's rank correlation of divergence and cost: "
-                f"{_told(vision)} on "
-                f"questions with an image, {_told(text)} on text questions.",
+                f"{_told(vision)} on questions with an image, {_told(text)} on text questions.",
             ),
         ],
         table=findings.head_rows(),
-        table_caption="Even image: the divergence that an image of one colour, with nothing to see in it, causes.",
+        table_caption="Divergence of an even image: what an image of one colour, with nothing to see in it, causes.",
         max_rows=16,
     )
 
 
 def _sets(findings: Findings, drawn: dict[str, go.Figure]) -> Section:
-    n = len(findings.best().sets.sets)
     return Section(
         "The foremost heads together",
-        "The heads with the largest divergence, and those that attend to the image most, are taken out together. The "
-        "same "
-        "random sets, with as many heads in every layer, are taken out on both sorts of questions. "
+        "Heads chosen by a score, overall or in every layer, are taken out together. The same random sets, with as "
+        "many heads in every layer, are taken out on both sorts of questions. Of the set told above: "
         f"{findings.best().sets}",
         figures=[
             Figure(
                 drawn["sets"],
-                f"Loss of {words_of(findings)}. Bands: {_percent(findings)} interval over questions; grey: the central "
-                f"{_percent(findings)} of at most {n} random sets and their mean.",
+                f"Change of the {words_of(findings)} with its {_percent(findings)} interval over questions, in colour "
+                "on questions with an image, in grey on text questions; dots: random sets.",
             )
         ],
         table=findings.set_rows(),
         table_caption="Mean effects with their intervals, and the mean of the random sets. vision p: share of random "
-        "sets "
-        "that cost questions with an image as much; selective p: whose cost exceeds that on text questions by as much.",
+        "sets that cost questions with an image as much; selective p: whose cost exceeds that on text questions by as "
+        "much; both after Benjamini-Hochberg over the sets of one score.",
     )
 
 

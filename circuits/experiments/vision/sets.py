@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from circuits.experiments.vision.job import SORTS, Job, Part
-from circuits.experiments.vision.measuring import DIVERGENCE, EFFECTS, MASS, reference_of
+from circuits.experiments.vision.measuring import CONTENT, DIVERGENCE, EFFECTS, MASS, reference_of
 from circuits.units import fingerprint_of
 from interp.address import Head
 from interp.attribution.curve import values_of_sets
@@ -17,7 +17,7 @@ from interp.attribution.removal import removal
 from interp.results import HeadScores
 from interp.stats import Interval, MatchedSets, NullComparison, compare_with_null, matched_random_sets, mean_interval
 
-RANKINGS = (DIVERGENCE, MASS)
+RANKINGS = (DIVERGENCE, CONTENT, MASS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +26,7 @@ class SetEffect:
 
     Attributes:
         ranking: the score that the heads were chosen by, on the selection questions.
+        each_layer: whether the foremost heads of every layer were taken, or the foremost of all.
         heads: foremost first.
         sets: random sets with as many heads per layer.
         effects: sort -> ``[set, question]`` metric without the heads minus metric with them; the chosen set first.
@@ -34,6 +35,7 @@ class SetEffect:
     """
 
     ranking: str
+    each_layer: bool
     heads: tuple[Head, ...]
     sets: MatchedSets
     effects: dict[str, Float[np.ndarray, "set question"]]
@@ -57,19 +59,31 @@ class SetEffect:
 
 
 def sets_of(job: Job, tables: dict[str, HeadScores]) -> list[SetEffect]:
-    """For each ranking and each number of heads, what taking them out does."""
+    """For each ranking and each number of heads, overall and of every layer, what taking them out does."""
     found, n_heads = [], len(list(job.model.heads()))
-    counts = [count for count in job.config.top if count < n_heads]
     for name in RANKINGS:
         order = tables[name].top_heads(n_heads, by="value")
-        for count in counts:
-            heads = tuple(order[:count])
+        chosen = [(False, tuple(order[:count])) for count in job.config.top if count < n_heads]
+        chosen += [(True, _of_each_layer(order, count)) for count in job.config.per_layer if count < max(job.widths)]
+        for each_layer, heads in chosen:
             sets = matched_random_sets(heads, job.widths, n_draws=job.config.random_sets, seed=job.config.seed)
             every = [heads, *sets.sets]
-            effects = {sort: _effects(job, sort, every, f"{name}, {count}") for sort in SORTS}
+            what = f"{name}, {len(heads)}"
+            effects = {sort: _effects(job, sort, every, what) for sort in SORTS}
             clusters = {sort: job.questions(sort, "evaluation").sources for sort in SORTS}
-            found.append(SetEffect(name, heads, sets, effects, clusters, job.config.confidence))
+            found.append(SetEffect(name, each_layer, heads, sets, effects, clusters, job.config.confidence))
     return found
+
+
+def _of_each_layer(order: Sequence[Head], count: int) -> tuple[Head, ...]:
+    """The first ``count`` heads of every layer, in their order."""
+    layers: dict[int, int] = {}
+    kept = []
+    for head in order:
+        layers[head.layer] = layers.get(head.layer, 0) + 1
+        if layers[head.layer] <= count:
+            kept.append(head)
+    return tuple(kept)
 
 
 def _effects(job: Job, sort: str, sets: Sequence[Sequence[Head]], what: str) -> Float[np.ndarray, "set question"]:

@@ -58,8 +58,8 @@ def largest_divergence(
     ask: Ask,
     targets: Sequence[Targets],
     columns: Tensor,
-    rows: dict[int, Float[Tensor, "batch head key"]],
-    valid: dict[int, Bool[Tensor, "batch head key"]],
+    rows: dict[int, Float[Tensor, "batch _ key"]],
+    valid: dict[int, Bool[Tensor, "batch _ key"]],
     search: Search,
 ) -> Float[Tensor, "target batch"]:
     """``[target, batch]`` the largest JSD between a row and another under which the answer changes by at most ``eps``.

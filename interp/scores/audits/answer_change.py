@@ -33,7 +33,7 @@ def predicted_logprob(logits: Tensor, batch: Batch) -> Float[Tensor, " batch"]:
     return torch.log_softmax(answer_logits(logits, batch), dim=-1).amax(-1)
 
 
-def total_variation(first: Float[Tensor, "*batch n"], second: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
+def total_variation(first: Float[Tensor, "*#batch n"], second: Float[Tensor, "*#batch n"]) -> Float[Tensor, ...]:
     """``1/2 sum |p - q|`` over the last axis, in [0, 1].
 
     Example:
@@ -43,7 +43,7 @@ def total_variation(first: Float[Tensor, "*batch n"], second: Float[Tensor, "*ba
     return (first - second).abs().sum(-1) / 2
 
 
-def jensen_shannon(first: Float[Tensor, "*batch n"], second: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
+def jensen_shannon(first: Float[Tensor, "*#batch n"], second: Float[Tensor, "*#batch n"]) -> Float[Tensor, ...]:
     """Jensen-Shannon divergence over the last axis in nats, in [0, ln 2].
 
     ``JSD(p, q) = H((p + q) / 2) - (H(p) + H(q)) / 2`` (Lin, 1991).

@@ -26,7 +26,7 @@ LEVELS: Mapping[str, str] = {
     "all": "all heads of all layers together, shown by each of them",
 }
 POOLS: Mapping[str, str] = {"mean": "the mean over heads", "max": "the largest over heads"}
-Rows = Float[Tensor, "batch head key"]
+Rows = Float[Tensor, "batch _ key"]
 
 
 def _mean(rows: Sequence[Tensor]) -> Tensor:
@@ -49,7 +49,7 @@ class Compared:
 
     attention: Mapping[int, Rows]
     attribution: Mapping[int, Rows]
-    valid: Mapping[int, Bool[Tensor, "batch head key"]]
+    valid: Mapping[int, Bool[Tensor, "batch _ key"]]
 
     def at(self, level: str, pool: str = "mean") -> Compared:
         """The same at the level of layers, or of all heads: means (or maxima) over heads, one row for all.
@@ -72,7 +72,7 @@ class Compared:
             attention, attribution, valid = (dict.fromkeys(attention, value) for value in (whole, summed, anywhere))
         return Compared(attention, attribution, valid)  # type: ignore[arg-type]
 
-    def map(self, measure: Callable[[Tensor, Tensor, Tensor], Tensor]) -> dict[int, Float[Tensor, "batch head"]]:
+    def map(self, measure: Callable[[Tensor, Tensor, Tensor], Tensor]) -> dict[int, Float[Tensor, "batch _"]]:
         """Layer -> ``measure(attention, attribution, valid)`` of every row."""
         return {
             layer: measure(rows, self.attribution[layer], self.valid[layer]) for layer, rows in self.attention.items()

@@ -152,9 +152,7 @@ def deception_audit(
     place = model.stack()
     place.require(Site.SCORES, edit=True)
     if batch.encoder_mask is not None or batch.ids is None or place.name != batch.default_stack:
-        raise Unsupported(
-            "deception_audit: it follows tokens through the stack that reads them; take a model of texts."
-        )
+        raise Unsupported("deception_audit: it follows tokens through one stack; take a model that reads texts.")
     ask = Ask("deception_audit", model, batch, place, dropped_columns(exclude_sinks, batch, place), 0, None, progress)
     member = named_tokens(ask, tokens, "tokens")
     if bool(member.gather(1, batch.read_at[:, None]).any()):

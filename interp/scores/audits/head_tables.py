@@ -14,7 +14,7 @@ from interp.results import HeadScores
 from interp.scores.ask import Ask
 
 
-def head_table(ask: Ask, name: str, by_layer: Mapping[int, Float[Tensor, "batch n"]], **metadata: Any) -> HeadScores:
+def head_table(ask: Ask, name: str, by_layer: Mapping[int, Float[Tensor, "batch _"]], **metadata: Any) -> HeadScores:
     """The table of one number per prompt and head; one number per layer is shown by each of its heads."""
     counts = np.array([ask.stack.n_heads(layer) for layer in range(ask.stack.n_layers)])
     values = np.full((len(ask.batch), len(counts), counts.max()), np.nan)

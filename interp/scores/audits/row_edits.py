@@ -36,7 +36,7 @@ def row_edits(
     ask: Ask,
     targets: Targets,
     columns: Int[Tensor, "batch 1"],
-    rows: Mapping[int, Float[Tensor, "batch head key"]],
+    rows: Mapping[int, Float[Tensor, "batch _ key"]],
 ) -> list[Edit]:
     """The edits that put ``rows`` (all heads of each layer) at ``columns`` of the heads ``targets``."""
     made = []

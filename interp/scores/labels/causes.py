@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool
@@ -17,7 +17,13 @@ from interp.edits.base import Edit
 from interp.model.batch import Batch
 from interp.model.handle import Model
 from interp.model.run import Metric
+from interp.scores.labels.judging import beyond_rivals
 from interp.scores.labels.kinds import Effect, Removal
+from interp.scores.labels.reading import mean_over_prompts
+from interp.stats import MOST_SETS
+
+Rule = Literal["discovery", "claim"]
+_FEW_SETS = 2  # of random heads, where nothing is made of what heads do together
 
 
 def task_claims(
@@ -25,6 +31,7 @@ def task_claims(
     batch: Batch,
     removal: Removal,
     method: str,
+    rule: Rule,
     *,
     metric: Metric | str,
     cluster: Sequence[object] | None,
@@ -42,6 +49,7 @@ def task_claims(
         batch: the prompts of the task, with answers.
         removal: what is taken away.
         method: how heads are put out of the way, as in :func:`interp.claims`.
+        rule: as in :func:`agrees`; only ``"claim"`` needs random sets of heads.
         metric, cluster, level, seed, batch_size, progress: as in :func:`interp.claims`.
     """
     assert batch.answers is not None
@@ -55,6 +63,7 @@ def task_claims(
         cluster=cluster,
         level=level,
         seed=seed,
+        random_sets=MOST_SETS if rule == "claim" else _FEW_SETS,
         edits=None if removal == "head" else blinded,
         batch_size=batch_size,
         progress=progress,
@@ -69,10 +78,29 @@ def blinded(heads: Sequence[Head]) -> list[Edit]:
     ]
 
 
-def agrees(found: Claims, effect: Effect) -> Bool[np.ndarray, "layer head"]:
-    """``[layer, head]`` True where a head is claimed to matter, and in the sense that its type has."""
+def agrees(found: Claims, effect: Effect, rule: Rule, *, seed: int) -> Bool[np.ndarray, "layer head"]:
+    """``[layer, head]`` True where a head matters by the rule, and in the sense that its type has.
+
+    Args:
+        found: the claims of the task.
+        effect: helps, hurts, or either.
+        rule: ``"claim"`` what ``found`` claims; ``"discovery"`` its effect is rare among its own under reassigned
+            answers, after Benjamini-Hochberg over heads, and larger than those of the other heads of its layer, by more
+            than the bootstrap leaves open.
+        seed: of the bootstrap.
+    """
+    matters = found.claimed_cells if rule == "claim" else _discovered(found, seed)
     if effect == "either":
-        return found.claimed_cells
+        return matters
     importance = found.effects.importance()
     with np.errstate(invalid="ignore"):
-        return found.claimed_cells & ((importance > 0) if effect == "helps" else (importance < 0))
+        return matters & ((importance > 0) if effect == "helps" else (importance < 0))
+
+
+def _discovered(found: Claims, seed: int) -> Bool[np.ndarray, "layer head"]:
+    effects = found.effects
+    means = mean_over_prompts(effects.samples)
+    sizes = np.where(means < 0, -1.0, 1.0) * effects.samples
+    rare = np.nan_to_num(found.adjusted, nan=1.0) <= found.level
+    _, exceeds = beyond_rivals(sizes, np.abs(means), rare, found.level, seed, effects.cluster)
+    return rare & exceeds

@@ -162,5 +162,5 @@ def _why(row: Mapping[Any, Any]) -> str:
     said = f"The pattern {stands} ({numeral(row['score'])}; {beside})"
     if not np.isfinite(row["effect"]):
         return f"{said}; there is no effect to judge."
-    claimed = "is claimed" if row["causal"] else "is not claimed, or not in the sense of the type"
-    return f"{said}; the effect of {numeral(row['effect'])} {claimed}: {'label' if row['labelled'] else 'no label'}."
+    stands = "stands out" if row["causal"] else "does not, or not in the sense of the type"
+    return f"{said}; the effect ({numeral(row['effect'])}) {stands}: {'label' if row['labelled'] else 'no label'}."

@@ -54,8 +54,8 @@ STRUCTURAL: Mapping[str, HeadType] = MappingProxyType(
             "attends to a fixed place or distance, whatever the tokens",
             "Voita et al., 2019 (arXiv 1905.09418)",
             HeadTest(
-                "mean attention to the one place, or distance, that it attends to most; the token itself, the one "
-                "before (label previous) and the first (label sink) are left out",
+                "mean attention to the one place, or distance, that it attends to most, where that is not the token "
+                "itself, the one before (label previous) or the first (label sink)",
                 "interp.scores.labels.places:positional",
                 "random",
                 "the same with the keys of each row in random order",

@@ -53,7 +53,9 @@ def judged(reading: PatternReading, *, level: float, margin: float, seed: int) -
     threshold = upper_quantile(reading.null, level)
     with np.errstate(invalid="ignore"):
         above: Bool[np.ndarray, "layer head"] = (bottom > threshold) & (score - null >= margin)
-    rival, exceeds = _rivals(own, score, above, level, seed, reading.clusters)
+    if reading.eligible is not None:
+        above &= reading.eligible
+    rival, exceeds = beyond_rivals(own, score, above, level, seed, reading.clusters)
     return PatternVerdict(score, low, high, null, threshold, rival, above, above & exceeds)
 
 
@@ -66,7 +68,7 @@ def upper_quantile(draws: Float[np.ndarray, "draw ..."], level: float) -> Float[
     return np.where(counts > 0, found, np.nan)
 
 
-def _rivals(
+def beyond_rivals(
     own: Float[np.ndarray, "prompt layer head"],
     score: Float[np.ndarray, "layer head"],
     above: Bool[np.ndarray, "layer head"],
@@ -74,10 +76,10 @@ def _rivals(
     seed: int,
     clusters: tuple[str, ...] | None,
 ) -> tuple[Float[np.ndarray, "layer head"], Bool[np.ndarray, "layer head"]]:
-    """``(score of the strongest of the other heads, whether a head is beyond it)``.
+    """``(score of the strongest of the other heads, whether a head is beyond it)``, for the heads ``above`` something.
 
     The others are those of the same layer that are not above their null, of any layer where none is left. Where no
-    other head is left at all there is nothing to compare with, and the null alone decides.
+    other head is left at all there is nothing to compare with, and what ``above`` says decides.
     """
     reach = np.full(score.shape, np.nan)
     margins = np.full(own.shape, np.nan)

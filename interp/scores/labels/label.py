@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 
@@ -14,8 +14,9 @@ from interp.metrics import logit_difference
 from interp.model.batch import Batch
 from interp.model.handle import Model
 from interp.model.run import Metric, run
-from interp.names import lookup
+from interp.names import lookup, unknown
 from interp.scores.labels import HEAD_TYPES, HeadType
+from interp.scores.labels.causes import Rule
 from interp.scores.labels.drawn import Drawer, drawer_for
 from interp.scores.labels.head_labels import HeadLabels
 from interp.scores.labels.reading import Setup
@@ -32,6 +33,7 @@ def label_heads(
     types: str | HeadType | Iterable[str | HeadType] | None = None,
     metric: Metric | str = logit_difference,
     method: str = "mean",
+    rule: Rule = "discovery",
     cluster: Sequence[object] | None = None,
     level: float = 0.05,
     margin: float = MARGIN,
@@ -49,8 +51,9 @@ def label_heads(
     1. Pattern. Its pattern score exceeds the null of the type (``circuits show LABEL`` says which) by more than the
        bootstrap over prompts leaves open, the null's mean by ``margin``, and the other heads of its layer that are not
        above the null.
-    2. Cause. Without it the metric of the task that the type names changes, in the sense that the type has, and
-       :func:`interp.claims` claims it: beyond reassigned answers and beyond matched random heads.
+    2. Cause. Without it the metric of the task that the type names changes, in the sense that the type has: by more
+       than under reassigned answers (see :func:`interp.claims`; false discoveries among heads are kept to ``level``)
+       and more than without the other heads of its layer that do not pass this.
 
     Types of structure (previous, duplicate, induction) are read on random tokens, and their task is to say a repeated
     text again. All others are about the batch's own answers: patterns are read on one half of its prompts, effects
@@ -63,6 +66,9 @@ def label_heads(
         types: names, or ``HeadType`` values of one's own; all by default.
         metric: of the batch's task, as in :func:`interp.claims`.
         method: how heads are put out of the way: mean, resample, uniform or zero.
+        rule: ``"discovery"`` as said; ``"claim"`` what :func:`interp.claims` claims, which asks more: the effect must
+            exceed the largest of *any* head under reassigned answers, so that heads that share their work beside one
+            that works alone seldom pass.
         cluster: one label per prompt of the batch; prompts with one label stay together.
         level: of every test.
         margin: least difference between a pattern score and its null's mean.
@@ -87,7 +93,7 @@ def label_heads(
         >>> found.labels  # L0.H1 attends to duplicates as well, but nothing depends on it
         {'L0.H0': ('previous',), 'L1.H0': ('induction',)}
     """
-    _check(model, batch, level, margin, n_prompts, draws)
+    _check(model, batch, rule, level, margin, n_prompts, draws)
     chosen = _chosen(types)
     parts = None if batch is None else halves(batch, cluster=cluster, seed=seed)
     drawer = _drawer(model, batch, segment, seed)
@@ -103,7 +109,7 @@ def label_heads(
         batch_size or PATTERN_BATCH,
     )
     causal = _is_causal(model, parts.selection if parts else setup.random.task(1))
-    work = Work(setup, parts, method, metric, level, margin, batch_size, progress, causal)
+    work = Work(setup, parts, method, rule, metric, level, margin, batch_size, progress, causal)
     parts_of_table, untested = [], {}
     for kind in chosen:
         try:
@@ -118,6 +124,7 @@ def label_heads(
         metadata={
             "model": model.name,
             "method": method,
+            "rule": rule,
             "metric": getattr(metric, "__name__", str(metric)),
             "level": level,
             "margin": margin,
@@ -129,7 +136,7 @@ def label_heads(
     )
 
 
-def _check(model: Any, batch: Any, level: float, margin: float, n_prompts: int, draws: int) -> None:
+def _check(model: Any, batch: Any, rule: str, level: float, margin: float, n_prompts: int, draws: int) -> None:
     if not isinstance(model, Model):
         raise BadInput(f"label_heads: the model is a {type(model).__name__}; expected what interp.load(...) returns.")
     if batch is not None and not isinstance(batch, Batch):
@@ -141,6 +148,8 @@ def _check(model: Any, batch: Any, level: float, margin: float, n_prompts: int, 
             "label_heads: the batch has no answers, and a label needs a task; give encode(..., "
             "answers=[(right, wrong), ...]), or leave batch= out for the types of repeated text."
         )
+    if rule not in get_args(Rule):
+        raise BadInput(unknown(rule, get_args(Rule), "rule"))
     if not 0 < level < 1:
         raise BadInput(f"level={level}: expected a number between 0 and 1, such as 0.05.")
     if margin < 0:

@@ -41,20 +41,34 @@ def sink(setup: Setup) -> PatternReading:
 def positional(setup: Setup) -> PatternReading:
     """Mean attention to the one place, or distance, that a head attends to most, whatever the tokens.
 
-    Candidates are the places from the second token on, over the rows behind them, and the distances from 2 on; the
-    token itself, the one before it and the first are left out, since they have labels of their own. Only candidates
-    that at least half the rows have are taken. The null takes the same maximum after the keys of each row were put in
-    random order.
+    Candidates are the places from the second token on, over the rows behind them, and the distances from 2 on, each
+    only where half the rows have it. The token itself, the one before it and the first have labels of their own or
+    none: a head that attends to one of those more than to any candidate is not eligible. The null takes the same
+    maximum after the keys of each row were put in random order.
     """
     batch = setup.random.once(setup.n_prompts)
     names, wanted = candidates(batch.width)
+    wanted = torch.cat([wanted, left_out(batch.width)], dim=-1)
     found = setup.read(batch, lambda ask, some: PlaceMasses(ask, wanted, setup.draws, setup.seed, some))
-    found = found.reshape(*found.shape[:3], setup.draws + 1, len(names))
-    means = mean_over_prompts(found)  # [layer, head, 1 + draw, candidate]
-    best = np.nan_to_num(means[..., 0, :], nan=-1.0).argmax(-1)
+    found = found.reshape(*found.shape[:3], setup.draws + 1, wanted.shape[-1])
+    means = np.nan_to_num(mean_over_prompts(found), nan=-1.0)  # [layer, head, 1 + draw, candidate]
+    count = len(names)
+    best = means[..., 0, :count].argmax(-1)
     own = np.take_along_axis(found[..., 0, :], best[None, ..., None], -1)[..., 0]
-    null = np.moveaxis(means[..., 1:, :].max(-1), -1, 0)
-    return PatternReading(own, null, places=np.array(names, dtype=object)[best])
+    return PatternReading(
+        own,
+        np.moveaxis(means[..., 1:, :count].max(-1), -1, 0),
+        places=np.array(names, dtype=object)[best],
+        eligible=means[..., 0, :count].max(-1) > means[..., 0, count:].max(-1),
+    )
+
+
+def left_out(length: int) -> Bool[Tensor, "pos key 3"]:
+    """``[pos, key, 3]`` the row's own token, the one before it, and the first, for rows from the third on."""
+    rows, keys = torch.arange(length)[:, None], torch.arange(length)
+    made = torch.stack([keys == rows, keys == rows - 1, (keys == 0).expand(length, -1)], dim=-1)
+    made[:2] = False
+    return made
 
 
 def offsets(length: int, distance: int) -> Bool[Tensor, "pos key"]:

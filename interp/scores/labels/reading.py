@@ -99,6 +99,7 @@ class PatternReading:
         clusters: one label per prompt; None for drawn prompts.
         about: what else the reader should know: the place that was found, what was left out.
         places: ``[layer, head]`` a word per head (the place it attends to); None without.
+        eligible: ``[layer, head]`` heads that the type can be about; None for all.
     """
 
     own: Float[np.ndarray, "prompt layer head"]
@@ -106,6 +107,7 @@ class PatternReading:
     clusters: tuple[str, ...] | None = None
     about: str = ""
     places: np.ndarray | None = None
+    eligible: np.ndarray | None = None
 
 
 def grid_of(found: Measured, model: Model) -> Float[np.ndarray, "prompt layer head bin"]:

@@ -20,7 +20,7 @@ from interp.model.batch import Batch
 from interp.model.run import Metric
 from interp.names import unknown
 from interp.scores import SCORES
-from interp.scores.labels.causes import agrees, task_claims
+from interp.scores.labels.causes import Rule, agrees, task_claims
 from interp.scores.labels.head_labels import NUMBERS, TRUTHS, WORDS
 from interp.scores.labels.judging import judged
 from interp.scores.labels.kinds import HeadTest, HeadType
@@ -35,7 +35,7 @@ class Work:
     Attributes:
         setup: what pattern tests are given.
         parts: the prompts given, in two halves; None without.
-        method, metric, level, margin, batch_size, progress: as in :func:`interp.label_heads`.
+        method, rule, metric, level, margin, batch_size, progress: as in :func:`interp.label_heads`.
         causal: whether the stack sees no later token.
         found: (task, removal) -> its claims, or why there are none; each is made once.
         weights: name -> ``[layer, head]`` a score of weights; each is made once.
@@ -45,6 +45,7 @@ class Work:
     setup: Setup
     parts: Halves | None
     method: str
+    rule: Rule
     metric: Metric | str
     level: float
     margin: float
@@ -72,7 +73,7 @@ class Work:
         ends = effects.table().set_index(["layer", "head"])
         heads = self.setup.model.heads()
         cells = tuple(np.array([(head.layer, head.index) for head in heads]).T)
-        causal = agrees(found, test.effect)
+        causal = agrees(found, test.effect, self.rule, seed=self.setup.seed)
         grids = {
             **{name: getattr(verdict, name) for name in ("score", "low", "high", "null", "threshold", "rival")},
             "weight": self._weight(test.weight),
@@ -127,6 +128,7 @@ class Work:
             batch,
             test.removal,
             self.method,
+            self.rule,
             metric=metric,
             cluster=cluster,
             level=self.level,

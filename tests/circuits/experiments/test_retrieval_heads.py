@@ -205,13 +205,13 @@ def test_unfit_texts_and_facts_are_refused(model: Model, tmp_path: Path) -> None
     (tmp_path / "text.txt").write_bytes(b"the dog ran . \xff" * 40)
     for settings, message in (
         ({"facts": [fact]}, "go together"),
-        ({"text": "nowhere.txt", "facts": [fact, fact]}, "is no file"),
-        ({"text": str(tmp_path / "text.txt"), "facts": [fact, fact]}, "is not UTF-8"),
+        ({"text": "nowhere.txt", "facts": [fact] * 4}, "is no file"),
+        ({"text": str(tmp_path / "text.txt"), "facts": [fact] * 4}, "is not UTF-8"),
     ):
         with pytest.raises(BadInput, match=message):
             retrieval_prompts(model, load_config("retrieval-heads", {**SETTINGS, **settings}).config)
     (tmp_path / "text.txt").write_text("the dog ran . " * 80)
-    with pytest.raises(BadInput, match="at least two facts"):
+    with pytest.raises(BadInput, match="1 facts; give at least 4"):
         settings = {**SETTINGS, "text": str(tmp_path / "text.txt"), "facts": [fact]}
         retrieval_prompts(model, load_config("retrieval-heads", settings).config)
     with pytest.raises(BadInput, match="numbers that grow"):

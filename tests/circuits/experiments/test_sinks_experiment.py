@@ -45,7 +45,7 @@ def test_uniform_rows_give_the_first_token_the_harmonic_share() -> None:
 
 def test_the_planted_sink_is_found_and_no_other(planted: Finished) -> None:
     assert planted.facts["sink heads"] == ["L0.H0"] and planted.facts["born in layer"] == 0
-    assert planted.facts["sink rate"] == pytest.approx(0.25) and planted.facts["sink rate by token"][1:] == [0.0] * 7
+    assert 0.25 <= planted.facts["sink rate"] < 0.4  # a prompt without names leaves the other heads at rest, too
     table = pd.read_parquet(planted.folder / "heads.parquet")
     alpha = table[table.quantity == "sink"].value.tolist()
     assert alpha[0] == pytest.approx(1.0) and alpha[3] == pytest.approx(
@@ -60,7 +60,8 @@ def test_without_the_first_token_a_sinks_rows_are_empty_and_other_scores_change(
     assert whole[0] == pytest.approx(
         np.mean(range(1, planted.facts["tokens"][0])), rel=0.1
     )  # it looks all the way back
-    assert left[0] < 0.01 or np.isnan(left[0])
+    assert left[0] < whole[0] / 2  # what is left of its rows is even
+    np.testing.assert_allclose(left[3], whole[3], rtol=0.2)  # an even head has little there
     found = {row["score"]: row for row in planted.facts["without first token"]}
     assert found["mean_distance"]["changed most"] == "L0.H0"
 
@@ -116,6 +117,7 @@ def test_attention_that_cannot_be_edited_is_left_out_and_said(tmp_path: Path) ->
     changes = {**SMALL, "model": str(tmp_path / "gptj"), "compare": ["entropy"]}
     found = circuits.run("sinks", changes, out=tmp_path / "run")
     assert found.facts["loss"] is None and any("Masking is left out" in note for note in found.notes)
+    assert any("sink_anatomy is left out" in note for note in found.notes) and found.facts["sink rate"] >= 0
 
 
 def test_it_goes_on_from_what_is_finished(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:

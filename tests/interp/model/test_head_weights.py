@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 import interp
 from interp import At, Batch, Site
 from interp.errors import BadAddress, BadInput, Unsupported
+from interp.model.dye_pool import Pool, Strand
+from interp.model.dyes import LayerDyes, MarkedNorm
 from interp.model.head_weights import head_weights
 from interp.model.linear_parts import affine_map, is_affine, norm_gain
 from interp.model.scopes import hidden_among
@@ -97,10 +100,11 @@ def test_q_k_v_and_results_are_what_the_matrices_say(name: str) -> None:
 @families
 def test_queries_and_keys_at_the_first_position(name: str) -> None:
     """Exactly those of the matrices; up to a positive factor per token and norm where norms of q and k divide."""
-    if name == "paligemma":
-        pytest.skip("it counts positions from 1, at which a rotation is not the identity")
     case = load_case(name)
     batch = case.batch()
+    if name == "paligemma":  # it counts positions from 1, at which a rotation is not the identity
+        ids = batch.inputs["input_ids"]
+        batch = replace(batch, inputs={**batch.inputs, "position_ids": torch.arange(ids.shape[1]).expand_as(ids)})
     for stack in case.model.stacks.values():
         if stack.model_type == "deepseek_v3":
             continue  # the norms stand before its projections: see below
@@ -398,6 +402,34 @@ def test_half_precision(name: str) -> None:
 
 
 # ---- parts ----------------------------------------------------------------------------------------------------------
+
+
+def test_values_that_share_the_projection_of_keys_pass_no_norm_of_keys() -> None:
+    """k = norm(x W), v = x W: the two are told apart by the mark that the norm leaves."""
+    draw = torch.Generator().manual_seed(0)
+    rows, norm, projection = 16, nn.RMSNorm(6), nn.Linear(4, 6)
+    with torch.no_grad():
+        norm.weight.copy_(torch.arange(1.0, 7.0))
+    layer: Any = None
+    dyes = LayerDyes(layer, projection, projection, rows)
+    dye = torch.randn(rows, 3, 6, generator=draw)
+    gain = norm_gain(norm, dye)
+    assert gain is not None
+    signs = torch.randn(rows, generator=draw).sign()
+    dyes.outputs[projection], dyes.norms[norm] = dye, MarkedNorm(dye, gain, signs)
+    pool = Pool([Strand(projection, 4, dye[:0], 0)], dyes, rows)
+    marked = (0.5 * dye * signs[:, None, None])[:, 0].flip(-1)
+    keys, values = pool.trace(marked.view(rows, 2, 3)), pool.trace(dye[:, 0].view(rows, 2, 3))
+    assert keys is not None and values is not None
+    assert keys.column.tolist() == [[5, 4, 3], [2, 1, 0]] and values.column.tolist() == [[0, 1, 2], [3, 4, 5]]
+    torch.testing.assert_close(keys.gain, torch.tensor([[6.0, 5, 4], [3, 2, 1]]).double(), rtol=1e-5, atol=0)
+    assert bool((values.gain == 1).all()) and values.norm.tolist() == [[-1] * 3] * 2
+    torch.testing.assert_close(keys.factor, torch.full((2, 3), 0.5).double())
+    torch.testing.assert_close(
+        pool.at(keys, 2), (0.5 * dye * signs[:, None, None])[:, 2].flip(-1).view(rows, 2, 3).double()
+    )
+    assert pool.trace(torch.randn(rows, 2, generator=draw)) is None
+    assert pool.trace(dye[:, 0] + dye[:, 0].flip(-1)) is None, "a sum of two entries is none of them"
 
 
 class Triple(nn.Module):

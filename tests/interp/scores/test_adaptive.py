@@ -207,3 +207,26 @@ def test_refusals_of_windows(case_of: Callable[..., object]) -> None:
     batch = bert.batch()  # type: ignore[attr-defined]
     with pytest.raises(Unsupported, match="is not a causal stack of tokens"):
         long_context_labels(Ask("labels", bert.model, batch, bert.model.stack()))  # type: ignore[attr-defined]
+
+
+def test_static_labels_are_right_as_often_as_the_head_is_the_same() -> None:
+    model = interp.load("induction")
+    generator = torch.Generator().manual_seed(0)
+    calibration, other = (interp.encode(model, torch.randint(10, 300, (4, 40), generator=generator)) for _ in range(2))
+    options = {"long_context": {"oracle": True, "sink_tokens": 2, "local_tokens": 6}}
+    table = interp.score(model, calibration, options)["long_context"]
+    labels = interp.static_labels(table)
+    np.testing.assert_array_equal(labels, table.values <= 0.5)
+    judged = interp.score(model, other, options)["long_context"]
+    right = interp.static_agreement(labels, judged)
+    np.testing.assert_allclose(right.values, np.where(labels, 1 - judged.values, judged.values))
+    adaptive = interp.score(model, other, {"long_context_labels": {"sink_tokens": 2, "local_tokens": 6}})
+    agreement = adaptive["long_context_labels"].values[..., BINS.index("agreement")]
+    assert agreement.mean() > 0.8, "the estimate follows the oracle on ordinary text"
+    estimate = interp.score(model, other, {"long_context": {"sink_tokens": 2, "local_tokens": 6}})["long_context"]
+    with pytest.raises(BadInput, match="with oracle=True"):
+        interp.static_labels(estimate)
+    with pytest.raises(BadInput, match="most=2"):
+        interp.static_labels(table, most=2)
+    with pytest.raises(BadInput, match="give one each"):
+        interp.static_agreement(labels[:1], judged)

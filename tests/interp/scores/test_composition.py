@@ -17,6 +17,7 @@ from interp import BadInput, Composition, Unsupported
 from interp.model.head_weights import HeadWeights, head_weights
 from interp.scores.composition_chance import chance_score, chance_spread, concentration, random_scores
 from interp.scores.composition_pairs import all_pairs, composition_score, forms_of, root
+from interp.show.composition import composition_figure
 
 POST = ("bert", "roberta", "distilbert", "electra", "gte", "bart", "opt-post")
 GATED = ("afmoe", "qwen3_next")
@@ -281,9 +282,18 @@ def test_per_head(induction: Composition) -> None:
 def test_figures(induction: Composition) -> None:
     figure = induction.plot("k")
     cells: Any = figure.data[0]
-    np.testing.assert_array_equal(cells.z, induction.matrix("k"))
+    np.testing.assert_array_equal(cells.z, induction.matrix("k")[:4, 4:])
+    assert "L0.H1 \u2192 L1.H3" in cells.text[1][3]
     assert figure.layout.coloraxis.cmin == pytest.approx(induction.chance)
     assert figure.layout.title.text == "key-composition"
+    large = np.full((90, 90), np.nan)
+    large[:60, 30:] = 0.5
+    wide = composition_figure(
+        large, [f"L{i // 30}.H{i % 30}" for i in range(90)], [i // 30 for i in range(90)], chance=0.1
+    )
+    assert wide.layout.xaxis.ticktext == ("L1", "L2") and wide.layout.yaxis.tickvals == (14.5, 44.5)
+    with pytest.raises(BadInput, match="nothing to draw"):
+        composition_figure(np.full((1, 1), np.nan), ["L0.H0"], [0], chance=0.1)
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,8 @@ def test_the_reducer_is_the_mean_of_the_rows(make: Any, split: int) -> None:
     rows = row_entropy(pattern)
     n = torch.arange(1, 14).float()
     expected = rows.mean(-1) if make is entropy else (rows[:, 1:] / n[1:].log()).mean(-1)
-    torch.testing.assert_close(reduced(make(ask_for(13)), pattern, rows_per_block=split)[0], expected.double(), rtol=1e-5, atol=1e-6)  # fmt: skip
+    found = reduced(make(ask_for(13)), pattern, rows_per_block=split)[0]
+    torch.testing.assert_close(found, expected.double(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("left", [True, False])

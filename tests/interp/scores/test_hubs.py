@@ -34,9 +34,9 @@ from interp.scores.hubs import (
 MEASURES = {
     "centralisation": (hub_centralisation, lambda graph: float(freeman(degrees(graph), real(graph)))),
     "star": (star_likeness, lambda graph: float(star_share(degrees(graph), real(graph)))),
-    "fiedler": (fiedler_value, lambda graph: fiedler_of(graph)),
-    "parts": (connected_parts, lambda graph: components_of(graph)),
-    "cycles": (cycle_rank, lambda graph: cycle_rank_of(graph)),
+    "fiedler": (fiedler_value, fiedler_of),
+    "parts": (connected_parts, components_of),
+    "cycles": (cycle_rank, cycle_rank_of),
 }
 
 

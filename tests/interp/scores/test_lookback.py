@@ -185,4 +185,4 @@ def test_the_detector_finds_the_head_that_tells() -> None:
     with pytest.raises(BadInput, match=r"folds=2 with 0 spans"):
         fit_lookback_detector(x, np.ones(120, dtype=bool))
     with pytest.raises(BadInput, match="119 labels"):
-        fit_lookback_detector(x, grounded[:-1])
+        fit_lookback_detector(x, grounded[:-1].tolist())

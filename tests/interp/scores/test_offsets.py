@@ -9,9 +9,12 @@ import pytest
 import torch
 import transformers as hf
 from planted import all_on_first, ask_for, previous_map, reduced, uniform_causal
+from planted_patches import vision_ask
 from planted_texts import causal_ask, causal_maps, encoder_ask, own, padded
+from tiny_models import TINY
 
 import interp
+from interp import At, Site
 from interp.errors import BadInput, Unsupported
 from interp.model.row_blocks import Block
 from interp.scores.ask import Ask
@@ -217,9 +220,6 @@ def test_wrong_options_are_refused(make: Any, message: str) -> None:
 
 
 def test_patches_and_two_sequences_have_no_distance() -> None:
-    from planted_patches import vision_ask
-    from tiny_models import TINY
-
     with pytest.raises(Unsupported, match="use mean_distance_2d"):
         mean_distance(vision_ask(2, 3))
     tiny = TINY["t5"]()
@@ -230,6 +230,19 @@ def test_patches_and_two_sequences_have_no_distance() -> None:
             make(Ask("planted", model, batch, model.stack("cross")))
     found = interp.score(model, batch, "first_mass", stack="cross")["first_mass"].values
     assert ((found > 0) & (found < 1)).all(), "the first token of the other sequence is one"
+
+
+def test_sounds_are_a_sequence_too() -> None:
+    """The frames of an encoder of sounds have no mask: every column is one."""
+    tiny = TINY["whisper"]()
+    model = interp.load(tiny.hf)
+    batch = interp.encode(model, inputs=tiny.inputs())
+    at = At(Site.PATTERN, layer=1, stack="encoder")
+    maps = interp.run(model, batch, read=[at])[at]
+    for block in (None, 1):
+        found = interp.score(model, batch, ["mean_distance", "offset_profile"], stack="encoder", block=block)
+        np.testing.assert_allclose(found["mean_distance"].samples[:, 1], distances(maps).mean(-1), atol=1e-5)
+        np.testing.assert_allclose(found["offset_profile"].samples[:, 1], offset_masses(maps, 16).mean(-2), atol=1e-6)
 
 
 def test_known_heads_of_the_zoo() -> None:

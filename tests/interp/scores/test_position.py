@@ -140,3 +140,20 @@ def test_stacks_without_tokens_are_refused(name: str) -> None:
     bare = Ask(name, ask.model, replace(ask.batch, ids=None), ask.stack)
     with pytest.raises(interp.BadInput, match="token ids"):
         getattr(position, name)(bare)
+
+
+def test_left_out_columns_leave_out_the_rows_that_wanted_them() -> None:
+    """Without the first token, tokens 8 7 8 7 7 are judged as 7 8 7 7 would be: no 0 for a lost key."""
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.tensor([[8, 7, 8, 7, 7]])
+    pattern = torch.rand(1, 2, 5, 5, generator=draw).tril() + 0.1 * torch.eye(5)
+    pattern = pattern / pattern.sum(-1, keepdim=True)
+    rest = pattern[..., 1:, 1:] / pattern[..., 1:, 1:].sum(-1, keepdim=True)
+    dropped = torch.tensor([[True, False, False, False, False]])
+    for name in REDUCERS:
+        make = getattr(position, name)
+        found = reduced(make(ask_for(5, ids=ids, dropped=dropped)), pattern)
+        wanted = reduced(make(ask_for(4, ids=ids[:, 1:])), rest)
+        if name == "induction":  # what followed the lost token is still there: row 2 looks at column 1
+            wanted = wanted * 2 / 3 + rest[..., 1, 0] / 3
+        torch.testing.assert_close(found, wanted.double(), atol=1e-6, rtol=0)

@@ -34,9 +34,8 @@ def test_corners_of_the_jacobian() -> None:
     """1/n for uniform rows, 0 for one-hot ones, 1/2 for two keys with half each, never more."""
     found = jacobian_norm(torch.tensor([[0.25] * 4, [1.0, 0, 0, 0], [0.5, 0.5, 0, 0], [0.0] * 4]))
     assert found[:3].tolist() == [0.25, 0, 0.5] and found[3].isnan()
-    assert reduced(softmax_jacobian(ask_for(4)), uniform_causal(4)).item() == pytest.approx(
-        (0 + 1 / 2 + 1 / 3 + 1 / 4) / 4
-    )
+    mean = (0 + 1 / 2 + 1 / 3 + 1 / 4) / 4
+    assert reduced(softmax_jacobian(ask_for(4)), uniform_causal(4)).item() == pytest.approx(mean)
     half = reduced(softmax_jacobian(ask_for(4), temperature=2.0), uniform_causal(4)).item()
     assert half == pytest.approx(mean / 2)
 

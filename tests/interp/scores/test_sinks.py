@@ -12,7 +12,7 @@ from conformance.support import Case
 from planted import all_on_first, ask_for, previous_map, reduced, uniform_causal
 
 import interp
-from interp.address import Site
+from interp.address import At, Site
 from interp.errors import BadInput, Unsupported
 from interp.scores.sink_anatomy import sink_anatomy
 from interp.scores.sinks import received, sink, sink_head, sink_profile, sink_rate
@@ -102,8 +102,8 @@ def test_a_number_of_tokens_that_is_none_is_refused(first: Any) -> None:
 def test_the_sink_of_cross_attention_is_the_encoders_first_token(case_of: Callable[[str], Case]) -> None:
     case = case_of("bart")
     found = interp.score(case.model, case.batch(2, 6), "sink", stack="cross")["sink"]
-    run = interp.run(case.model, case.batch(2, 6), read=[interp.At(Site.PATTERN, stack="cross")])
-    expected = run[interp.At(Site.PATTERN, stack="cross")][..., 0].mean(-1).mean(1)  # [layer, batch, head, query]
+    run = interp.run(case.model, case.batch(2, 6), read=[At(Site.PATTERN, stack="cross")])
+    expected = run[At(Site.PATTERN, stack="cross")][..., 0].mean(-1).mean(1)  # [layer, batch, head, query]
     np.testing.assert_allclose(found.values, expected, rtol=1e-4)
     with pytest.raises(BadInput, match="no keys"):
         interp.score(case.model, case.batch(), {"sink": {"own_row": False}}, stack="cross")
@@ -129,7 +129,7 @@ def test_anatomy_on_real_heads(case_of: Callable[[str], Case]) -> None:
     case = case_of("llama")
     batch = case.batch(1, 6)
     found = interp.score(case.model, batch, "sink_anatomy")["sink_anatomy"].values
-    sites = [interp.At(site, layer=1) for site in (Site.RESID_PRE, Site.Q, Site.K, Site.V)]
+    sites = [At(site, layer=1) for site in (Site.RESID_PRE, Site.Q, Site.K, Site.V)]
     x, q, k, v = (interp.run(case.model, batch, read=sites)[at][0] for at in sites)
     for head in range(4):
         key, value = k[:, head // 2], v[:, head // 2]
@@ -139,3 +139,17 @@ def test_anatomy_on_real_heads(case_of: Callable[[str], Case]) -> None:
         assert found[1, head].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-6)
     with pytest.raises(Unsupported, match="attention interface"):
         interp.score(case_of("bloom").model, case_of("bloom").batch(), "sink_anatomy")
+
+
+def test_towers_of_images(case_of: Callable[[str], Case]) -> None:
+    """The first key is CLS, on every image; a tower that packs its images has no first token of each."""
+    case = case_of("vit")
+    found = interp.score(case.model, case.batch(3), ["sink", "sink_anatomy"])
+    pattern = interp.run(case.model, case.batch(3), read=[At(Site.PATTERN)])[At(Site.PATTERN)]
+    np.testing.assert_allclose(found["sink"].samples, pattern[..., 0].mean(-1).transpose(0, 1), rtol=1e-5)
+    alone = interp.score(case.model, case.batch(3).select([2]), "sink_anatomy")["sink_anatomy"]
+    np.testing.assert_allclose(found["sink_anatomy"].samples[2], alone.samples[0], rtol=1e-4)
+    packed = case_of("qwen2_vl")
+    for name in ("sink", "sink_profile", "sink_anatomy", "secondary_sink_mass"):
+        with pytest.raises(BadInput, match="first token of each image"):
+            interp.score(packed.model, packed.batch(2), name, stack="vision")

@@ -150,6 +150,7 @@ def shown(view: Any) -> list[list[Any]]:
 
 
 def click(view: Any, layer: int, head: int) -> None:
+    view.locator(".explorer-map").scroll_into_view_if_needed()
     box = view.locator(".explorer-map .nsewdrag").first.bounding_box()
     view.mouse.click(box["x"] + (head + 0.5) * box["width"] / 3, box["y"] + (layer + 0.5) * box["height"] / 2)
 
@@ -157,7 +158,7 @@ def click(view: Any, layer: int, head: int) -> None:
 def test_the_first_labelled_head_is_shown_and_a_click_shows_another(view: Any) -> None:
     assert heading(view) == f"L0.H1: {MARKUP}"
     click(view, 1, 0)
-    view.wait_for_function("document.querySelector('.explorer h3').textContent.startsWith('L1.H0')")
+    view.locator(".explorer h3", has_text="L1.H0").wait_for()
     assert heading(view) == "L1.H0: induction, sink" and view.url.endswith("#L1.H0")
     assert view.locator(".explorer-evidence li").all_text_contents() == ["induction: it stands out", f"sink: {MARKUP}"]
     rows = [row.locator("td").all_text_contents() for row in view.locator(".explorer-table tbody tr").all()]
@@ -173,7 +174,7 @@ def test_the_first_labelled_head_is_shown_and_a_click_shows_another(view: Any) -
 
 def test_a_head_without_a_pattern_says_so(view: Any) -> None:
     click(view, 0, 2)
-    view.wait_for_function("document.querySelector('.explorer h3').textContent.startsWith('L0.H2')")
+    view.locator(".explorer h3", has_text="L0.H2").wait_for()
     assert heading(view) == "L0.H2: no label"
     assert "is not kept in this page, which holds those of 2 heads" in view.locator(".explorer-missing").text_content()
     assert view.locator(".explorer-pattern .nsewdrag").count() == 0
@@ -206,9 +207,9 @@ def test_filters_leave_the_heads_that_pass(view: Any) -> None:
 
 def test_the_address_chooses_a_head_and_so_does_the_menu(view: Any) -> None:
     view.evaluate("window.location.hash = '#L1.H1'")
-    view.wait_for_function("document.querySelector('.explorer h3').textContent.startsWith('L1.H1')")
+    view.locator(".explorer h3", has_text="L1.H1").wait_for()
     view.locator(".explorer [name=head]").select_option("L0.H0")
-    view.wait_for_function("document.querySelector('.explorer h3').textContent.startsWith('L0.H0')")
+    view.locator(".explorer h3", has_text="L0.H0").wait_for()
     assert view.url.endswith("#L0.H0")
 
 

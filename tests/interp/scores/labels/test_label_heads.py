@@ -13,6 +13,7 @@ from tiny_models import TINY
 import interp
 from interp import BadInput, HeadLabels, Model, UnknownName
 from interp.scores.labels import HEAD_TYPES, HeadType
+from interp.scores.prompts import repeated_random
 from interp.zoo import interferer
 from interp.zoo.interferer import LIFELESS, LIVING
 
@@ -47,7 +48,7 @@ def test_a_pattern_without_an_effect_earns_nothing() -> None:
     found = interp.label_heads(interp.load("handmade"), types="duplicate", n_prompts=16)
     row = found.evidence("L0.H1").iloc[0]
     assert row.score == pytest.approx(1.0, abs=1e-6) and row.pattern and not row.causal and not row.labelled
-    assert row.effect == 0 and "stands out" in row.why and "not claimed" in row.why
+    assert row.effect == 0 and "The pattern stands out" in row.why and "does not" in row.why
     assert found.labels == {} and [str(head) for head in found.unlabelled] == ["L0.H0", "L0.H1", "L1.H0", "L1.H1"]
 
 
@@ -55,7 +56,7 @@ def test_an_effect_without_the_pattern_earns_nothing() -> None:
     found = interp.label_heads(interp.load("handmade"), types="induction", n_prompts=16)
     row = found.evidence("L0.H0").iloc[0]  # the model needs it to copy, and it looks elsewhere
     assert row.causal and not row.pattern and not row.labelled
-    assert "does not stand out" in row.why and "is claimed" in row.why
+    assert "The pattern does not stand out" in row.why and "the effect (−10.000) stands out" in row.why
 
 
 def test_movers_suppressors_and_sinks_get_their_labels_and_no_other(movers: tuple[Model, HeadLabels]) -> None:
@@ -130,6 +131,17 @@ def test_helping_and_interfering_heads_are_positional_and_the_idle_one_is_not() 
     found = interp.label_heads(model, batch, types=["positional", "name_mover"], segment=4, n_prompts=8)
     assert found.labels == {"L0.H0": ("positional",), "L0.H1": ("positional",)}
     assert set(found.rows[found.rows.label == "positional"].place) == {"place 1"}
+
+
+def test_a_soft_previous_token_head_is_not_positional_as_well() -> None:
+    """L0.H0 gives a fifth of its attention to the token two back, and half of it to the one before."""
+    model = interp.load("induction")
+    ids = repeated_random(model, seeds=range(16), length=12, repeats=2)
+    batch = interp.encode(model, ids[:, :-1], answers=[(int(row[-1]), int(row[6])) for row in ids])
+    found = interp.label_heads(model, batch, types=["previous", "positional"], n_prompts=8)
+    assert found.labels == {"L0.H0": ("previous",)}
+    row = found.evidence("L0.H0").set_index("label").loc["positional"]
+    assert row.place == "2 back" and row.score > row.threshold and not row.pattern
 
 
 @pytest.mark.parametrize("name", ["twins", "backup"])
@@ -267,6 +279,7 @@ def test_refusals_say_what_to_do() -> None:
         ({"types": []}, BadInput, "types= is empty"),
         ({"batch": plain}, BadInput, "answers="),
         ({"batch": [1]}, BadInput, "interp.encode"),
+        ({"rule": "claims"}, BadInput, "Did you mean 'claim'"),
         ({"level": 1.0}, BadInput, "between 0 and 1"),
         ({"margin": -1.0}, BadInput, "at least 0"),
         ({"n_prompts": 1}, BadInput, "at least 2"),
