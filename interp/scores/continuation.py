@@ -14,6 +14,7 @@ from interp.model.batch import Batch
 from interp.model.encode import encode
 from interp.model.generate import generate
 from interp.model.handle import Model
+from interp.model.inputs import context_limit
 from interp.model.rewriting import NEW, rewritten
 
 GENERATED = "generated"
@@ -81,7 +82,7 @@ def with_generated(
         name: of the span.
 
     Raises:
-        BadInput: a prompt after which nothing is generated but the end token.
+        BadInput: a prompt after which nothing is generated but the end token, or more tokens than the context holds.
 
     Example:
         >>> import interp, torch
@@ -90,6 +91,12 @@ def with_generated(
         >>> with_generated(model, batch, max_new_tokens=2).spans["generated"].sum().item()
         2
     """
+    limit, longest = context_limit(model), max(batch.lengths)
+    if limit is not None and longest + max_new_tokens > limit:
+        raise BadInput(
+            f"with_generated: {longest} tokens of the longest prompt and max_new_tokens={max_new_tokens} exceed the "
+            f"context of {model.name!r}, which holds {limit}; ask for at most {max(limit - longest, 0)}."
+        )
     answers: list[list[int]] = [[] for _ in range(len(batch))]
     ends = {*stop, *_end_tokens(model)}
     for rows, part in _of_one_length(model, batch):

@@ -19,7 +19,7 @@ from interp.scores.distribution import DistributionMean, Queries
 Version = Literal["rows", "matrix"]
 
 
-def entropy_bound_of(norm: Float[Tensor, "*rows"], n_keys: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
+def entropy_bound_of(norm: Float[Tensor, "*rows"], n_keys: Int[Tensor, "*#rows"]) -> Float[Tensor, "*rows"]:
     """The least entropy (nats) of a softmax over n logits whose Euclidean norm is at most s.
 
     ``log(1 + (n-1) b) + s sqrt(n (n-1)) b / (1 + (n-1) b)`` with ``b = exp(-s sqrt(n / (n-1)))``: log n as s goes to 0,

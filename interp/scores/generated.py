@@ -109,8 +109,6 @@ def _refuse(ask: Ask, max_new_tokens: int, recall_over: float) -> None:
 
 def _answers(model: Model, rows: Sequence[list[int]], most: int, stop: str | None) -> list[list[int]]:
     """Per prompt the new tokens before the end token or the stop text."""
-    from transformers import StoppingCriteriaList
-
     answers: list[list[int]] = [[] for _ in rows]
     ends = _end_tokens(model)
     for length in sorted({len(row) for row in rows}):
@@ -122,7 +120,7 @@ def _answers(model: Model, rows: Sequence[list[int]], most: int, stop: str | Non
             max_new_tokens=most,
             do_sample=False,
             num_beams=1,
-            stopping_criteria=StoppingCriteriaList([_Stopped(model, length, ends, stop)]),
+            stopping_criteria=[_Stopped(model, length, ends, stop)],
         )
         for index, new in zip(group, written.new_tokens.tolist(), strict=True):
             answers[index] = new[: _end(model, new, ends, stop)]

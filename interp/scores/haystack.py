@@ -127,7 +127,7 @@ def haystacks(
         >>> fact = Fact("remember mary book lamp cake moon .", "recall mary", "book lamp cake moon")
         >>> made = haystacks(model, "the dog ran . " * 40, fact, lengths=[60, 90], template="{context} {question}")
         >>> len(made), [prompt.sentence.start for prompt in made[:5]]
-        (10, [1, 13, 25, 37, 45])
+        (10, [1, 13, 25, 37, 49])
     """
     chosen = [facts] if isinstance(facts, Fact) else list(facts)
     sizes, places = list(lengths), list(depths)

@@ -124,7 +124,9 @@ def lookback(
             "tokens; score a decoder's own attention."
         )
     if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1):
-        raise BadInput(f"{ask.name}: tokens={tokens!r}; expected how many first generated tokens get a bin, at least 1.")
+        raise BadInput(
+            f"{ask.name}: tokens={tokens!r}; expected how many first generated tokens get a bin, at least 1."
+        )
     answer = members_of(ask, generated, "generated", keys=False)[1].any(0)
     rows, at_start = one_before(answer, ask.mask)
     if bool(at_start.any()):

@@ -143,7 +143,7 @@ def row_chunks(ask: Ask, queries: int | None, entries: int) -> Iterator[Int[Tens
         yield columns[:, first : first + step]
 
 
-def best_matching(grid: Float[Tensor, "head head"]) -> list[tuple[int, int, float]]:
+def best_matching(grid: Float[Tensor, "head other"]) -> list[tuple[int, int, float]]:
     """Pairs (row, column, value) of the matching with the largest sum, by the Hungarian method; none if one is NaN.
 
     Example:

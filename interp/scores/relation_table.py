@@ -206,7 +206,7 @@ def attention_by_relation(
     Args:
         model: the handle.
         batch: the prompts.
-        labels, relation, classes, queries, stratify: as in :func:`interp.scores.relations.relation_attention`.
+        labels, relation, classes, queries, stratify: as in :func:`interp.scores.relation_attention.relation_attention`.
         draws: how many times each prompt's labels are permuted among its labelled tokens (needs ``labels``).
         seed: of the permutations.
         stack: whose heads; the default stack for None.

@@ -116,7 +116,7 @@ def separable_share(
     selected: Bool[Tensor, "*rows key"],
     others: Bool[Tensor, "*rows key"],
     products: Float[Tensor, "*rows key"],
-    squares: Float[Tensor, "*rows key"],
+    squares: Float[Tensor, "*#rows key"],
 ) -> Float[Tensor, "*rows"]:
     """``[..., row]`` share of the selected keys that lie closer to ``c = sum_selected A_j x_j`` than any other key.
 

@@ -90,7 +90,7 @@ def needle_rows(
         >>> rows = needle_rows(1, 64, torch.Generator().manual_seed(0))
         >>> words = list(needle_vocabulary())
         >>> " ".join(words[token] for token in rows.ids[0, -14:-7])
-        'recall sister shirt watch river nose .'
+        'recall singer lamp barn cup egg .'
     """
     usual = needles_and_questions(length)
     told, questions = usual[0] if told is None else told, usual[1] if questions is None else questions

@@ -34,6 +34,9 @@ class AtlasConfig(ExperimentConfig):
     scores: ScoreNames = Field((), description="names from `circuits list scores`; every one that applies for []")
     null_prompts: Literal["shuffled", "random"] = Field("shuffled", description="content of the null prompts")
     null_draws: int = Field(10, ge=2, le=1000, description="null prompts per prompt; the band is their central 95 %")
+    null_all: bool = Field(
+        False, description="nulls of scores with forwards of their own as well, which can take much longer"
+    )
     exclude_sinks: bool = Field(False, description="leave each prompt's first token out of every row")
     label: bool = Field(True, description="look for labels, which takes an ablation of every head")
     ablation: Replacement = Field("mean", description="how labels put heads out of the way: mean, resample, or zero")

@@ -202,7 +202,8 @@ def _method(config: AtlasConfig, findings: Findings) -> Section:
         "\n\n".join(
             [
                 f"Prompts: {findings.words}. {sinks}",
-                f"Nulls: {findings.null}; a null keeps lengths, spans and special tokens. Scores of weights have none.",
+                f"Nulls: {findings.null}; a null keeps lengths, spans and special tokens. Scores of weights have none"
+                f"{'' if config.null_all else ', nor have scores with forwards of their own (null_all=true)'}.",
                 f"Batches of {config.batch_size} prompts. Labels: patterns on one half of the prompts (or on random "
                 f"tokens of their own), effects by {config.ablation} ablation on the other half.",
             ]

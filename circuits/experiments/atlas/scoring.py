@@ -33,7 +33,8 @@ class Scored:
 
     Attributes:
         tables: score -> its table.
-        nulls: score -> the same on null prompts, one sample per draw; none for scores of weights.
+        nulls: score -> the same on null prompts, one sample per draw; none for scores of weights, and none for those
+            with forwards of their own unless they are asked for.
         refused: score -> why it has no meaning here.
     """
 
@@ -108,7 +109,8 @@ def _asked(model: Model, material: Material, names: Sequence[str]) -> dict[str, 
 
 def _measured(model: Model, material: Material, config: AtlasConfig, names: Sequence[str]) -> Arrays:
     """Tables and nulls of some scores; where one of them refuses after all, each by itself, with what it says."""
-    null = config.null_prompts if material.batch.ids is not None else None
+    shared = all(SCORES[name].needs in ("pass", "layers") for name in names)
+    null = config.null_prompts if material.batch.ids is not None and (shared or config.null_all) else None
     try:
         return _packed_tables(_scores(model, material, config, names, null), names)
     except HeadscopeError:

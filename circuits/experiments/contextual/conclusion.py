@@ -83,7 +83,7 @@ def _nulls(findings: Findings) -> str:
 def _agreement(findings: Findings) -> str:
     found, everywhere = findings.agreement_at_answer, findings.agreement
     if not np.isfinite(found.spearman):
-        return "Attention is not importance, and here no head does anything alone."
+        return "Held against exact ablation, no head does anything alone."
     common = round(found.top_overlap * found.top)
     foremost = (
         f"of the {found.top} most contextual heads {common} are among the {found.top}"
@@ -91,7 +91,7 @@ def _agreement(findings: Findings) -> str:
         else f"the most contextual head is {'' if common else 'not '}the one"
     )
     return (
-        "Attention is not importance: "
+        "Held against exact ablation, "
         f"{foremost} whose replacement at the answer's rows does most. Over all heads the rank agreement is Spearman "
         f"{short(found.spearman)}, and {short(everywhere.spearman)} where heads are replaced everywhere, which also "
         "hits those that prepare what is read; heads that do next to nothing come in any order."

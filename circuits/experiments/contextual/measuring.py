@@ -32,6 +32,7 @@ from interp.scores.chosen_rows import one_before
 SCORE, COMPANIONS, GOLD_ONLY = "contextual", "contextual_companions", "contextual_gold_only"
 NOTHING = -1  # fills up answers of fewer tokens
 SETS_PER_PIECE = 16
+FEWEST_REFERENCES = 8  # prompts that a mean is taken over
 CONTROLS = (SAME_LAYERS, LATER_LAYERS)
 
 
@@ -178,7 +179,11 @@ def predicting_rows(batch: Batch) -> Int[Tensor, "batch k"]:
 
 
 def _reference(job: Job, reference: Prompts) -> Batch | None:
-    return None if job.config.ablation == "zero" else reference.batch(job.model)
+    """What means and resamples are taken over: some of the prompts, as many as one forward takes."""
+    if job.config.ablation == "zero":
+        return None
+    step = max(1, len(reference) // max(job.config.batch_size, FEWEST_REFERENCES))
+    return Prompts(reference.made[::step]).batch(job.model)
 
 
 @dataclass(frozen=True, eq=False)

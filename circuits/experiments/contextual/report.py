@@ -144,7 +144,7 @@ def _sets(findings: Findings, drawn: dict[str, go.Figure]) -> Section:
                 "their central share.",
             )
         ],
-        table=findings.sets(),
+        table=findings.sets() if findings.counts else None,
         table_caption=(
             "right: share of the answer's tokens that stay the most likely next ones; then the mean change without "
             "random sets, their number, and the share of them that cost as much (p; empty with fewer than 20)."

@@ -66,7 +66,7 @@ class RetrievalConfig(ExperimentConfig):
         ("zero", "uniform", "mean"), min_length=1, description="what masking makes of a head: zero, uniform, mean"
     )
     counts: Annotated[tuple[PositiveInt, ...], AfterValidator(ascending)] = Field(
-        (1, 2, 4, 8), min_length=1, description="how many heads are masked together"
+        (1, 2, 4), min_length=1, description="how many heads are masked together"
     )
     draws: int = Field(20, ge=2, le=1000, description="random sets for each count; below 20 a band is shown and no p")
     null_draws: int = Field(

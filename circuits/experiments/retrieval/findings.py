@@ -13,7 +13,7 @@ from circuits.experiments.retrieval.prompts import Prompts
 from circuits.experiments.retrieval.scoring import Written
 from interp.address import Head
 from interp.results import HeadScores
-from interp.stats import Interval, NullComparison, benjamini_hochberg, compare_with_null, mean_interval
+from interp.stats import Interval, NullComparison, compare_with_null, mean_interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +65,15 @@ class Findings:
         return tuple(f"fact {owner}" for owner in self.evaluation.owners)
 
     def p(self) -> np.ndarray:
-        """``[layer, head]`` share of shuffled draws with as large a score, after Benjamini-Hochberg over the heads."""
+        """``[layer, head]`` share of the shuffled draws in which any head scores as much: ``(1 + #) / (1 + draws)``.
+
+        Beside the largest score of each draw, so that it holds for all heads at once.
+        """
+        largest = np.nanmax(self.null.reshape(len(self.null), -1), axis=1)
         values = self.scores.values
         with np.errstate(invalid="ignore"):
-            raw = (1 + (self.null >= values).sum(0)) / (1 + len(self.null))
-        raw = np.where(np.isfinite(values), raw, np.nan)
-        return benjamini_hochberg(raw.ravel()).adjusted.reshape(values.shape)
+            p = (1 + (largest[:, None, None] >= values).sum(0)) / (1 + len(largest))
+        return np.where(np.isfinite(values), p, np.nan)
 
     def right(self, mask: str, heads: tuple[Head, ...]) -> Interval:
         """Share of right answer tokens without ``heads``, with its interval over facts."""

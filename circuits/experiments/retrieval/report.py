@@ -154,8 +154,7 @@ def _scores(findings: Findings, drawn: dict[str, go.Figure]) -> Section:
         ],
         table=findings.wide(),
         table_caption=(
-            "shuffled: mean score on shuffled words; p: share of those draws with as large a score, after "
-            "Benjamini-Hochberg over the heads."
+            "shuffled: mean score on shuffled words; p: share of those draws in which any head has as large a score."
         ),
         max_rows=16,
     )

@@ -16,25 +16,24 @@ QUESTION = "Does vision-aware head divergence find the heads that answers about 
 
 def answer(findings: Findings) -> str:
     """Whether the divergent heads cost answers about pictures and not text ones, more than random heads do."""
-    best = findings.best()
+    main = findings.main()
     cost = (
-        f"taking out {chosen(best)} changes the {words_of(findings)} by {_mean(best, 'vision')} on questions with an "
-        f"image and by {_mean(best, 'text')} on text questions; random heads of the same layers by "
-        f"{short(best.against_random('vision').null_mean)} and {short(best.against_random('text').null_mean)}"
+        f"taking out {chosen(main)} changes the {words_of(findings)} by {_mean(main, 'vision')} on questions with an "
+        f"image and by {_mean(main, 'text')} on text questions; random heads of the same layers by "
+        f"{short(main.against_random('vision').null_mean)} and {short(main.against_random('text').null_mean)}"
     )
-    if findings.found(best):
+    if findings.found(main):
         return f"Yes, in the model {findings.model!r}: {cost}."
-    if not len(best.sets.sets):
+    if not len(main.sets.sets):
         return f"In the model {findings.model!r}, {cost}; there were no random heads to compare with."
     return f"Not beyond random heads in the model {findings.model!r}: {cost}."
 
 
 def chosen(one: SetEffect) -> str:
     """A set of heads in words."""
-    where = " of their layer" if one.each_layer else ""
-    if len(one.heads) == 1:
-        return f"the head with the largest {one.ranking}{where} ({one.heads[0]})"
-    return f"the {len(one.heads)} heads with the largest {one.ranking}{where} ({named(one.heads)})"
+    if one.each_layer:
+        return f"the half of each layer's heads with the largest {one.ranking} ({named(one.heads)})"
+    return f"the {len(one.heads)} heads with the largest {one.ranking} ({named(one.heads)})"
 
 
 def words_of(findings: Findings) -> str:
@@ -49,21 +48,20 @@ def doubt(findings: Findings) -> str:
     if findings.ablation == "zero":
         said.append("Zeroed outputs are off-distribution, so effects can be larger than what the heads carry.")
     said.append(
-        "Heads were chosen on one half of the questions and judged on the other; of several numbers of heads the most "
-        "selective is told here, and the table has all."
+        "Heads were chosen on one half of the questions and judged on the other; that the upper half of each layer is "
+        "told here was fixed beforehand."
     )
     return " ".join(said)
 
 
 def _chance(findings: Findings) -> str:
-    best = findings.best()
-    cost, selective = findings.adjusted(best)
+    main = findings.main()
+    cost, selective = main.against_random("vision").p, main.selective.p
     if cost is None or selective is None:
         return "With fewer than 20 random sets there is no p-value."
     return (
-        f"Against {len(best.sets.sets)} random sets with as many heads per layer, after Benjamini-Hochberg over the "
-        f"numbers of heads: p = {numeral(cost)} for the cost on questions with an image, p = {numeral(selective)} "
-        "for how much more it is than on text questions."
+        f"Against {len(main.sets.sets)} random sets with as many heads per layer p = {numeral(selective)} for how much "
+        f"more questions with an image lose than text questions, and p = {numeral(cost)} for what they lose alone."
     )
 
 
@@ -78,10 +76,11 @@ def _correlations(findings: Findings) -> str:
 def _rivals(findings: Findings) -> str:
     parts = []
     for ranking in (CONTENT, MASS):
-        rival = findings.best(ranking)
-        passes = "pass" if findings.found(rival) else "do not pass"
-        parts.append(f"the foremost heads by {ranking} ({named(rival.heads, most=4)}) {passes} the same test")
-    return f"{listed(parts)}."[:1].upper() + f"{listed(parts)}."[1:]
+        rival = findings.main(ranking)
+        p = rival.selective.p
+        passes = "passes" if findings.found(rival) else "does not pass"
+        parts.append(f"by {ranking} {passes} the same test" + ("" if p is None else f" (p = {numeral(p)})"))
+    return f"The half of each layer chosen {listed(parts)}."
 
 
 def _bare(findings: Findings) -> str:

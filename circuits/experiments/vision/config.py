@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from circuits.config import ExperimentConfig
 from circuits.experiments.copying.config import Replacement
@@ -42,8 +42,13 @@ class VisionConfig(ExperimentConfig):
     )
     outliers: bool = Field(True, description="set divergence to 0 where the paper's rule calls a head an outlier")
     relative: bool = Field(False, description="divide divergence by the norms, so that large heads are not favoured")
+    first_layer: NonNegativeInt = Field(
+        1, description="layers below it are neither ranked nor amplified; the paper leaves out the first as well"
+    )
     top: tuple[PositiveInt, ...] = Field((2, 4), min_length=1, description="how many top heads to take out")
-    per_layer: tuple[PositiveInt, ...] = Field((1, 2), description="how many top heads of every layer to take out")
+    per_layer: tuple[PositiveInt, ...] = Field(
+        (1, 2), description="how many top heads of every layer to take out; the half of each layer always is"
+    )
     random_sets: int = Field(100, ge=0, le=10_000, description="random head sets with as many heads per layer")
     reinforce: float = Field(2.0, gt=0, le=100, description="factor on the upper half of each layer's heads (VHR)")
     reinforce_draws: int = Field(10, ge=0, le=1000, description="random halves of each layer, amplified as well")

@@ -22,7 +22,7 @@ MOST_QUESTIONS, MOST_ANSWERS = 8, 12
 
 def figures_of(findings: Findings) -> dict[str, go.Figure]:
     """Name -> figure."""
-    best = findings.best()
+    best = findings.main()
     marked = [(head.layer, head.index) for head in best.heads]
     made = {
         name.replace(" ", "-"): head_heatmap(findings.scores[name].values, name=name, signed=False, marked=marked)

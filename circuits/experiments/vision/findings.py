@@ -15,7 +15,7 @@ from circuits.experiments.vision.sets import SetEffect
 from circuits.experiments.vision.withheld import WAYS, Answers, by_prior
 from interp.attribution.head_sets import resampled_means
 from interp.results import HeadScores
-from interp.stats import Interval, benjamini_hochberg, mean_interval, rank_agreement
+from interp.stats import Interval, mean_interval, rank_agreement
 
 DRAWS = 1000
 LEVEL = 0.05
@@ -77,26 +77,14 @@ class Findings:
         ends = np.nanquantile(drawn, [(1 - self.confidence) / 2, (1 + self.confidence) / 2])
         return Interval(value, float(ends[0]), float(ends[1]), int(exists.sum()), self.confidence)
 
-    def best(self, ranking: str = DIVERGENCE) -> SetEffect:
-        """Of a ranking's sets the one that costs questions with an image most beside what it costs text questions."""
-        own = [one for one in self.sets if one.ranking == ranking]
-        return min(own, key=lambda one: one.selective.observed - one.selective.null_mean)
-
-    def adjusted(self, one: SetEffect) -> tuple[float | None, float | None]:
-        """p of a set's cost on questions with an image and of its selectiveness, over all sets of its ranking.
-
-        Adjusted by Benjamini and Hochberg; None with too few random sets.
-        """
-        own = [other for other in self.sets if other.ranking == one.ranking]
-        place, found = own.index(one), []
-        for raw in ([other.against_random("vision").p for other in own], [other.selective.p for other in own]):
-            adjusted = benjamini_hochberg(np.array([np.nan if p is None else p for p in raw], dtype=float)).adjusted
-            found.append(None if np.isnan(adjusted[place]) else float(adjusted[place]))
-        return found[0], found[1]
+    def main(self, ranking: str = DIVERGENCE) -> SetEffect:
+        """Of a ranking's sets the one that was fixed beforehand: the upper half of each layer, which VHR amplifies."""
+        return [one for one in self.sets if one.ranking == ranking][-1]
 
     def found(self, one: SetEffect) -> bool:
-        """Whether a set costs questions with an image more than random sets do, and is more selective, at 5 %."""
-        return all(p is not None and p <= LEVEL for p in self.adjusted(one))
+        """Whether a set costs questions with an image, and more beside text questions than random sets do, at 5 %."""
+        p = one.selective.p
+        return one.interval("vision").high < 0 and p is not None and p <= LEVEL
 
     def set_rows(self) -> pd.DataFrame:
         """One row per set: what it costs on both sorts, with interval, and p beside random sets."""
@@ -108,9 +96,9 @@ class Findings:
                 interval, null = one.interval(sort), one.against_random(sort)
                 row |= {sort: interval.mean, f"{sort} low": interval.low, f"{sort} high": interval.high}
                 row |= {f"{sort} random": null.null_mean}
-            for name, p in zip(("vision p", "selective p"), self.adjusted(one), strict=True):
-                if p is not None:
-                    row[name] = p
+            for name, null in (("vision p", one.against_random("vision")), ("selective p", one.selective)):
+                if null.p is not None:
+                    row[name] = null.p
             rows.append({**row, "which": ", ".join(map(str, one.heads[:8]))})
         return pd.DataFrame(rows)
 

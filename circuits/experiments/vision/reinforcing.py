@@ -63,7 +63,7 @@ def reinforced(job: Job, questions: Questions, before: Answers, withheld: Answer
     """The answers to ``questions`` with the heads amplified that VHR chooses for each of them."""
     parts = chunks(questions, job.config.batch_size)
     rows: list[Arrays] = []
-    settings = (job.config.reinforce, job.config.outliers, job.config.reinforce_draws)
+    settings = (job.config.reinforce, job.config.outliers, job.config.reinforce_draws, job.config.first_layer)
     with job.progress.stage("Amplify vision-aware heads", len(parts)) as done:
         for part in parts:
             made_of = fingerprint_of(part.fingerprint, settings)
@@ -88,7 +88,9 @@ def reinforced(job: Job, questions: Questions, before: Answers, withheld: Answer
 
 def _amplified(job: Job, questions: Questions) -> Arrays:
     batch = job.batch(questions)
-    found = reinforced_heads(job.model, batch, by=job.config.reinforce, outliers=job.config.outliers)
+    layers = [layer for layer, width in enumerate(job.widths) if width and layer >= job.config.first_layer]
+    by, outliers = job.config.reinforce, job.config.outliers
+    found = reinforced_heads(job.model, batch, by=by, layers=layers, outliers=outliers)
     exists = np.isfinite(found.divergence.samples).any(0)
     answers = {"chosen": answers_of(job, batch, list(found.edits))}
     for draw in range(job.config.reinforce_draws):
@@ -101,7 +103,7 @@ def _random_half(job: Job, batch: Batch, draw: int) -> list[Edit]:
     """Half of each layer's heads, the same for all questions, amplified where VHR amplifies."""
     edits = []
     for layer, width in enumerate(job.widths):
-        if width:
+        if width and layer >= job.config.first_layer:
             chosen = np.random.default_rng([job.config.seed, draw, layer]).permutation(width)[: width // 2]
             factor = torch.ones(width)
             factor[chosen] = job.config.reinforce

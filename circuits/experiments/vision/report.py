@@ -50,7 +50,7 @@ def _percent(findings: Findings) -> str:
 
 
 def _key_figures(findings: Findings) -> list[KeyFigure]:
-    best = findings.best()
+    best = findings.main()
     vision, text = best.interval("vision"), best.interval("text")
     seen, blind = findings.right(WAYS[0]), findings.right(WAYS[2])
 
@@ -63,7 +63,7 @@ def _key_figures(findings: Findings) -> list[KeyFigure]:
 
 
 def _heads(findings: Findings, drawn: dict[str, go.Figure]) -> Section:
-    best = findings.best()
+    best = findings.main()
     vision, text = (findings.correlation(DIVERGENCE, sort) for sort in ("vision", "text"))
     return Section(
         "Head by head",
@@ -95,8 +95,8 @@ def _sets(findings: Findings, drawn: dict[str, go.Figure]) -> Section:
     return Section(
         "The foremost heads together",
         "Heads chosen by a score, overall or in every layer, are taken out together. The same random sets, with as "
-        "many heads in every layer, are taken out on both sorts of questions. Of the set told above: "
-        f"{findings.best().sets}",
+        "many heads in every layer, are taken out on both sorts of questions. Of the half told above: "
+        f"{findings.main().sets}",
         figures=[
             Figure(
                 drawn["sets"],
@@ -107,7 +107,8 @@ def _sets(findings: Findings, drawn: dict[str, go.Figure]) -> Section:
         table=findings.set_rows(),
         table_caption="Mean effects with their intervals, and the mean of the random sets. vision p: share of random "
         "sets that cost questions with an image as much; selective p: whose cost exceeds that on text questions by as "
-        "much; both after Benjamini-Hochberg over the sets of one score.",
+        "much; p-values of single rows, not corrected for their number. The last row of each score is the half of each "
+        "layer, fixed beforehand as the test.",
     )
 
 
@@ -169,6 +170,8 @@ def _method(job: Job, config: VisionConfig) -> Section:
     if config.ablation != "zero":
         taken += ", over questions of the same length and sort in the other half"
     rule = "Heads that the paper's rule calls outliers have divergence 0." if config.outliers else "Outliers are kept."
+    if config.first_layer:
+        rule += f" Heads of the first {config.first_layer} layer(s) were neither ranked nor amplified, as in the paper."
     return Section(
         "How it was measured",
         "\n\n".join(

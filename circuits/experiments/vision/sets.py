@@ -12,6 +12,7 @@ from circuits.experiments.vision.job import SORTS, Job, Part
 from circuits.experiments.vision.measuring import CONTENT, DIVERGENCE, EFFECTS, MASS, reference_of
 from circuits.units import fingerprint_of
 from interp.address import Head
+from interp.errors import BadInput
 from interp.attribution.curve import values_of_sets
 from interp.attribution.removal import removal
 from interp.results import HeadScores
@@ -59,12 +60,19 @@ class SetEffect:
 
 
 def sets_of(job: Job, tables: dict[str, HeadScores]) -> list[SetEffect]:
-    """For each ranking and each number of heads, overall and of every layer, what taking them out does."""
-    found, n_heads = [], len(list(job.model.heads()))
+    """What taking the foremost heads out does, for each ranking: some numbers of them, and last the half of each layer.
+
+    Raises:
+        BadInput: no number of heads that is smaller than the number there is.
+    """
+    found, n_heads = [], sum(job.widths)
+    if max(job.widths[job.config.first_layer :], default=0) < 2:  # noqa: PLR2004 - a half needs two
+        raise BadInput(f"No heads to take out: no layer from {job.config.first_layer} on has two heads or more.")
     for name in RANKINGS:
-        order = tables[name].top_heads(n_heads, by="value")
-        chosen = [(False, tuple(order[:count])) for count in job.config.top if count < n_heads]
+        order = [head for head in tables[name].top_heads(n_heads, by="value") if head.layer >= job.config.first_layer]
+        chosen = [(False, tuple(order[:count])) for count in job.config.top if count < len(order)]
         chosen += [(True, _of_each_layer(order, count)) for count in job.config.per_layer if count < max(job.widths)]
+        chosen += [(True, _upper_halves(order, job.widths))]
         for each_layer, heads in chosen:
             sets = matched_random_sets(heads, job.widths, n_draws=job.config.random_sets, seed=job.config.seed)
             every = [heads, *sets.sets]
@@ -73,6 +81,13 @@ def sets_of(job: Job, tables: dict[str, HeadScores]) -> list[SetEffect]:
             clusters = {sort: job.questions(sort, "evaluation").sources for sort in SORTS}
             found.append(SetEffect(name, each_layer, heads, sets, effects, clusters, job.config.confidence))
     return found
+
+
+def _upper_halves(order: Sequence[Head], widths: Sequence[int]) -> tuple[Head, ...]:
+    """The first half of every layer's heads, rounded down, in their order."""
+    firsts = {layer: [head for head in order if head.layer == layer] for layer in range(len(widths))}
+    kept = {head for layer, width in enumerate(widths) for head in firsts[layer][: width // 2]}
+    return tuple(head for head in order if head in kept)
 
 
 def _of_each_layer(order: Sequence[Head], count: int) -> tuple[Head, ...]:

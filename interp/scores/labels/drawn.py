@@ -78,7 +78,7 @@ class Drawer:
             answers.append((int(segment[said]), int(wrong)))
         return encode(self.model, torch.stack(rows), answers=answers)
 
-    def _begun(self, tokens: Int[Tensor, " pos"]) -> Int[Tensor, " pos"]:
+    def _begun(self, tokens: Int[Tensor, " token"]) -> Int[Tensor, " pos"]:
         start = start_token(self.model)
         return tokens if start is None else torch.cat([torch.tensor([start]), tokens])
 

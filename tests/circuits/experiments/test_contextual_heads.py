@@ -132,7 +132,7 @@ def test_scores_by_the_other_road(finished: Callable[[], Finished], needle: inte
     best = Head.parse(facts["reading"][0])
     assert float(mass.mean(0)[best.index]) == pytest.approx(facts["scores"][str(best)], abs=1e-5)
     assert facts["answers by place"]["said"] == [1.0] * 3, "the model's own answers are the right ones"
-    reference = contextual_prompts(needle, settings())[0].batch(needle)
+    reference = contextual_prompts(needle, settings())[0].batch(needle)  # all six of them
     edits = [interp.mean(At(Site.Z, layer=best.layer, heads=(best.index,)), reference)]
     change = interp.sequence_logprob(interp.run(needle, batch, edits=edits).logits, batch)
     whole = interp.sequence_logprob(interp.run(needle, batch).logits, batch)

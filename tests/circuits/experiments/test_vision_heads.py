@@ -33,6 +33,7 @@ SMALL: dict[str, Any] = {
     "ablation": "zero",
     "random_sets": 20,
     "top": [2],
+    "per_layer": [],
     "reinforce_draws": 2,
     "batch_size": 16,
 }
@@ -57,7 +58,7 @@ def test_it_says_what_it_found_and_keeps_every_number(finished: Finished) -> Non
     for words in ("With the image withheld", "Amplifying the vision-aware heads", "random heads of the same layers"):
         assert words in page
     heads = pd.read_parquet(finished.folder / "heads.parquet")
-    assert heads["quantity"].nunique() == 5
+    assert heads["quantity"].nunique() == 6
     assert set(finished.facts["right"]) == {"with the image", "with an even image", "without the image"}
     assert finished.facts["right"]["with the image"] > 0.8 > finished.facts["right"]["without the image"]
 

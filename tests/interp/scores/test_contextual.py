@@ -151,6 +151,8 @@ def test_generated_answers_are_the_models_own_and_end_where_told() -> None:
     both = interp.with_generated(model, short, max_new_tokens=2)
     assert both.spans["generated"].sum(-1).tolist() == [2, 2] and both.ids is not None
     assert both.ids[0, both.spans["generated"][0]].tolist() == told[0, :2].tolist()
+    with pytest.raises(BadInput, match="which holds 2048; ask for at most 1957"):
+        interp.with_generated(model, prompt, max_new_tokens=2000)
 
 
 def test_an_image_stays_with_its_prompt(case_of: Callable[..., object]) -> None:

@@ -119,7 +119,8 @@ def test_thresholds_that_are_none_are_refused(thetas: Any) -> None:
 
 def test_long_prompts_are_refused_where_maps_are_held(case_of: Callable[[str], Case]) -> None:
     short = ask_for(5)
-    long = replace(short, batch=replace(short.batch, mask=torch.ones(1, MOST_TOKENS + 1, dtype=torch.bool)))
+    tokens = torch.zeros(1, MOST_TOKENS + 1, dtype=torch.long)
+    long = replace(short, batch=replace(short.batch, ids=tokens, mask=torch.ones_like(tokens) > 0))
     with pytest.raises(BadInput, match=f"takes at most {MOST_TOKENS}.*any length"):
         fiedler_value(long)
     with pytest.raises(BadInput, match="takes at most 4"):

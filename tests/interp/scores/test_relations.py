@@ -14,6 +14,7 @@ import interp
 from interp.errors import BadInput
 from interp.scores.ask import Ask
 from interp.scores.graph_distance import graph_distance, graph_distances, rewired
+from interp.scores.relation_attention import relation_attention, relation_log_ratio
 from interp.scores.relation_table import gathered, permuted
 from interp.scores.relations import (
     IGNORED,
@@ -22,8 +23,6 @@ from interp.scores.relations import (
     by_label,
     label_codes,
     mean_by_class,
-    relation_attention,
-    relation_log_ratio,
     relation_of,
 )
 

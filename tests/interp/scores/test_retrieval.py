@@ -22,6 +22,7 @@ from interp.results import HeadScores
 from interp.scores.haystack import Fact, haystack, haystack_batch, haystacks, locate
 from interp.scores.retrieval import copied, retrieval, retrieval_heads, retrieval_score
 from interp.scores.rouge import rouge_1_recall
+from interp.zoo import ZOO
 from interp.zoo.needle_text import NEEDLE_WORDS, filler_words, needle_vocabulary
 from interp.zoo.words import build_tokenizer
 
@@ -200,7 +201,7 @@ def test_the_score_of_a_model_is_the_one_by_hand_for_any_block_and_padding(model
     counts = interp.score(model, batch, {"c": {"score": "retrieval", "count": "count", "top_k": 3}})["c"]
     np.testing.assert_array_equal(counts.samples, by_hand(model, batch, count="count", top_k=3))
     assert found.values[1, :2].min() > 0.8, "the retrieval heads of the zoo's model"
-    assert {str(head) for head in retrieval_heads(found)} >= set(interp.zoo.ZOO["needle"].heads["retrieval"])
+    assert {str(head) for head in retrieval_heads(found)} >= set(ZOO["needle"].heads["retrieval"])
 
 
 def test_shuffled_words_leave_nothing_to_retrieve(model: Model, filler: str) -> None:
@@ -226,7 +227,8 @@ def test_generated_equals_teacher_forced_where_the_greedy_answer_is_the_needle(m
 
 def test_the_generation_is_the_one_of_transformers(model: Model, filler: str) -> None:
     (prompt,) = haystacks(model, filler, FACTS[0], lengths=[70], depths=[0.5], template=TEMPLATE)
-    new = model.hf.generate(torch.tensor([prompt.ids]), max_new_tokens=4, do_sample=False)[0, len(prompt.ids) :]
+    network: Any = model.hf
+    new = network.generate(torch.tensor([prompt.ids]), max_new_tokens=4, do_sample=False)[0, len(prompt.ids) :]
     batch = haystack_batch(model, [prompt], answers=False)
     options = {"stop": None, "max_new_tokens": 4}
     found = interp.score(model, batch, {"retrieval_generated": options})["retrieval_generated"]

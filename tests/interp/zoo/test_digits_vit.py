@@ -16,10 +16,17 @@ from safetensors.torch import load_file
 import interp
 from interp import zoo
 from interp.errors import BadInput
+from interp.model.handle import Model
 from interp.zoo.digits import all_digits, digit_images, pixel_values, split_digits
 from interp.zoo.train_digits import DigitsRecipe, shifted, train, untrained_vit
 
 RECIPE = DigitsRecipe()
+
+
+def logits_of(model: Model, batch: interp.Batch) -> torch.Tensor:
+    logits = interp.run(model, batch).logits
+    assert logits is not None
+    return logits
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +37,7 @@ def card() -> dict[str, Any]:
 def test_it_reads_the_test_digits_as_well_as_the_card_says(card: dict[str, Any]) -> None:
     model, digits = interp.load("digits-vit"), digit_images()
     batch = interp.encode(model, inputs={"pixel_values": pixel_values(digits.images)})
-    right = interp.run(model, batch).logits.argmax(-1) == digits.labels
+    right = logits_of(model, batch).argmax(-1) == digits.labels
     measured = card["measured"]
     assert right.float().mean().item() == pytest.approx(measured["test_accuracy"], abs=1e-4)
     assert measured["test_accuracy"] >= 0.96 and len(digits.labels) == card["images"]["test"] == 400
@@ -44,9 +51,9 @@ def test_pictures_go_in_as_pictures() -> None:
     pictures = [Image.fromarray(image.numpy()) for image in digits.images]
     batch = interp.encode(model, images=pictures, answers=digits.labels[:, None].tolist())
     torch.testing.assert_close(batch.inputs["pixel_values"], pixel_values(digits.images))
-    assert float(interp.accuracy(interp.run(model, batch).logits, batch).mean()) > 0.9
+    assert float(interp.accuracy(logits_of(model, batch), batch).mean()) > 0.9
     large = [picture.resize((32, 32), Image.Resampling.BICUBIC) for picture in pictures]
-    logits = interp.run(model, interp.encode(model, images=large)).logits
+    logits = logits_of(model, interp.encode(model, images=large))
     assert float((logits.argmax(-1) == digits.labels).float().mean()) > 0.7
 
 

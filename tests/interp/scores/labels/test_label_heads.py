@@ -16,6 +16,7 @@ from interp.scores.labels import HEAD_TYPES, HeadType
 from interp.scores.prompts import repeated_random
 from interp.zoo import interferer
 from interp.zoo.interferer import LIFELESS, LIVING
+from interp.zoo.needle_text import needle_rows
 
 STRUCTURE = ("previous", "duplicate", "induction")
 MOVERS = (
@@ -300,3 +301,28 @@ def test_a_model_that_sees_later_tokens_has_no_repeated_text_to_say() -> None:
     batch = interp.encode(model, inputs=found_of.inputs(4, 8, 0), answers=[(5, 6), (6, 5), (7, 8), (8, 7)])
     found = interp.label_heads(model, batch, types=["induction", "suppression"], n_prompts=4, segment=4)
     assert "see later" in found.untested["induction"]
+
+
+# ---- a model in which heads were planted by training -----------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_retrieval_heads_of_the_needle_model_earn_the_label_on_its_own_task() -> None:
+    """L1.H0 and L1.H4 were trained to look at the token being copied; L1.H1 and L1.H5 share their keys and values."""
+    model = interp.load("needle-planted")
+    rows = needle_rows(64, 96, torch.Generator().manual_seed(0), told=3, questions=1).ids
+    prompts, answers, spans = [], [], []
+    for row in rows.tolist():
+        key = row[-6]  # "recall key v v v v ." ends the row
+        told = row.index(key)
+        others = [place + 2 for place, token in enumerate(row[:-7]) if token == row[told - 1] and place + 1 != told]
+        prompts.append(row[:-5])
+        answers.append((row[-5], row[others[0]]))
+        spans.append(range(told - 1, told + 6))
+    batch = interp.encode(model, torch.tensor(prompts), answers=answers, spans={"needle": spans})
+    found = interp.label_heads(model, batch, types=["retrieval", "name_mover"])
+    labelled = {head for head, labels in found.labels.items() if "retrieval" in labels}
+    assert labelled and labelled <= {"L1.H0", "L1.H1", "L1.H4", "L1.H5", "L1.H6", "L1.H7"}
+    assert "name_mover" not in found.tested  # the answer follows the key's copy everywhere: that is induction
+    scores = found.rows.set_index("head").score
+    assert scores["L1.H0"] > 0.8 and scores["L1.H4"] > 0.8 and scores["L2.H3"] < 0.2
