@@ -89,10 +89,10 @@ ZOO: Mapping[str, ZooModel] = MappingProxyType(
         ),
         "shapes-vlm": ZooModel(
             name="shapes-vlm",
-            description="LLaVA with a 4-layer Llama, grouped heads, that answers questions about drawn shapes, and text ones",
+            description="LLaVA with a 3-layer Llama, grouped heads: answers questions about pictures of shapes, and text ones",
             folder="shapes_vlm",
             checkpoints=(),
-            heads=MappingProxyType({}),
+            heads=MappingProxyType({"looks_at_the_asked_shape": ("L1.H2", "L1.H3")}),
             known="each shape has a usual colour, which it names when the picture is withheld; no head was supervised",
         ),
         "handmade": ZooModel(

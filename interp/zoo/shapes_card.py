@@ -14,6 +14,7 @@ from interp.zoo.shapes_evaluate import (
     accuracies,
     answers_by_prior,
     colours_without,
+    looks_at_the_asked,
     losses_without_each_head,
     text_accuracies,
 )
@@ -116,6 +117,7 @@ def measure(network: LlavaForConditionalGeneration, *, n: int = PROMPTS) -> dict
         "unusual_withheld": answers_by_prior(network, unusual, withheld=True),
         "unusual_faint": answers_by_prior(network, pictures(usual=0.0, contrast=FAINT)),
         "loss_without_head": losses_without_each_head(network),
+        "looks_at_the_asked": looks_at_the_asked(network),
     }
 
 
@@ -156,10 +158,12 @@ with no picture at all (and, in brackets, with a picture of the bare ground):
 
 **Heads.** Loss of the right answer, in nats, with one head of the language model silenced (all heads in place: \
 {measured["loss_without_head"]["vision_whole"]:.3f} on questions about pictures, \
-{measured["loss_without_head"]["text_whole"]:.3f} on items without one).
+{measured["loss_without_head"]["text_whole"]:.3f} on items without one), and the share of its attention that lies, \
+where "what color is the ... ?" is answered, on the patches of that shape among four \
+({measured["looks_at_the_asked"]["even"]:.2f} of the patches).
 
-| head | pictures | text |
-|---|---|---|
+| head | loss, pictures | loss, text | looks at the asked shape |
+|---|---|---|---|
 {_head_rows(measured)}
 """
 
@@ -198,9 +202,9 @@ def _prior_rows(measured: dict[str, Any]) -> str:
 
 
 def _head_rows(measured: dict[str, Any]) -> str:
-    found = measured["loss_without_head"]
+    found, looks = measured["loss_without_head"], measured["looks_at_the_asked"]["heads"]
     return "\n".join(
-        f"| L{layer}.H{head} | {vision:.3f} | {found['text'][layer][head]:.3f} |"
+        f"| L{layer}.H{head} | {vision:.3f} | {found['text'][layer][head]:.3f} | {looks[layer][head]:.2f} |"
         for layer, row in enumerate(found["vision"])
         for head, vision in enumerate(row)
     )

@@ -127,6 +127,33 @@ def answers_by_prior(
     return {name: round(count / n, 4) for name, count in shares.items()}
 
 
+def looks_at_the_asked(network: LlavaForConditionalGeneration, *, n: int = 100) -> dict[str, Any]:
+    """``heads`` ``[layer][head]``: share of the answer row's attention on the patches of the shape that is asked for.
+
+    Over ``n`` clear pictures of four shapes and the question for a color; ``even``: that shape's share of the patches.
+    """
+    draw = np.random.default_rng(8)
+    pictures = [random_picture(draw, contrast=CLEAR, count=4) for _ in range(n)]
+    items = [question(picture, "color", draw) for picture in pictures]
+    words = Vocabulary.of_shapes().ids
+    lead = [words[BOS], *[words["<image>"]] * N_PATCHES]
+    ids = torch.tensor([[*lead, *(words[word] for word in item.prompt.split())] for item in items])
+    asked = torch.stack([torch.from_numpy(item.about.patches).flatten() for item in items if item.about is not None])
+    kernels = network.config._attn_implementation or "sdpa"
+    network.set_attn_implementation("eager")
+    try:
+        with torch.no_grad():
+            maps = network(input_ids=ids, pixel_values=pixel_values(pictures), output_attentions=True).attentions
+    finally:
+        network.set_attn_implementation(kernels)
+    rows = torch.stack([one[:, :, -1, 1 : 1 + N_PATCHES] for one in maps])  # [layer, picture, head, patch]
+    found = (rows * asked[None, :, None]).sum(-1).mean(1)
+    return {
+        "even": round(asked.float().mean().item(), 4),
+        "heads": [[round(value, 4) for value in row] for row in found.tolist()],
+    }
+
+
 def losses_without_each_head(network: LlavaForConditionalGeneration, *, n: int = 20) -> dict[str, Any]:
     """Loss of the right answer (nats) with one head of the language model silenced, for vision and for text prompts.
 

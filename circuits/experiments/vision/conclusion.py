@@ -48,8 +48,8 @@ def doubt(findings: Findings) -> str:
     if findings.ablation == "zero":
         said.append("Zeroed outputs are off-distribution, so effects can be larger than what the heads carry.")
     said.append(
-        "Heads were chosen on one half of the questions and judged on the other; that the upper half of each layer is "
-        "told here was fixed beforehand."
+        "Heads were chosen on one half of the questions and judged on the other; half of each layer is the paper's "
+        "rule, and other numbers of heads stand in the table."
     )
     return " ".join(said)
 

@@ -70,13 +70,14 @@ def heads_figure(findings: Findings) -> go.Figure:
 
 
 def sets_figure(findings: Findings) -> go.Figure:
-    """The joint effect of every chosen set on both sorts of questions, with the random sets as dots."""
+    """The joint effect of the first heads of every layer on both sorts of questions, with the random sets as dots."""
     labels, values, lows, highs, dots, lit = [], [], [], [], {}, []
     for one in findings.sets:
-        where = f"top {len(one.heads)}" if not one.each_layer else f"top of each layer, {len(one.heads)}"
+        if not one.each_layer:
+            continue
         for sort in findings.effects:
             interval = one.interval(sort)
-            label = f"{one.ranking}, {where}: {'image' if sort == 'vision' else 'text'}"
+            label = f"{one.ranking}, {len(one.heads)} heads: {'image' if sort == 'vision' else 'text'}"
             labels.append(label)
             values.append(interval.mean)
             lows.append(interval.low)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from circuits.experiments.vision.job import SORTS
 from circuits.experiments.vision.measuring import DIVERGENCE, EFFECTS
 from circuits.experiments.vision.reinforcing import Reinforced
 from circuits.experiments.vision.sets import SetEffect
@@ -78,7 +79,7 @@ class Findings:
         return Interval(value, float(ends[0]), float(ends[1]), int(exists.sum()), self.confidence)
 
     def main(self, ranking: str = DIVERGENCE) -> SetEffect:
-        """Of a ranking's sets the one that was fixed beforehand: the upper half of each layer, which VHR amplifies."""
+        """Of a ranking's sets the one of the paper's rule: the upper half of each layer, which VHR amplifies."""
         return [one for one in self.sets if one.ranking == ranking][-1]
 
     def found(self, one: SetEffect) -> bool:
@@ -92,13 +93,13 @@ class Findings:
         for one in self.sets:
             chosen = f"{one.ranking}, every layer" if one.each_layer else one.ranking
             row: dict[str, object] = {"chosen by": chosen, "heads": len(one.heads)}
-            for sort in ("vision", "text"):
-                interval, null = one.interval(sort), one.against_random(sort)
-                row |= {sort: interval.mean, f"{sort} low": interval.low, f"{sort} high": interval.high}
-                row |= {f"{sort} random": null.null_mean}
+            row |= {sort: one.interval(sort).mean for sort in SORTS}
+            row |= {f"{sort} random": one.against_random(sort).null_mean for sort in SORTS}
             for name, null in (("vision p", one.against_random("vision")), ("selective p", one.selective)):
                 if null.p is not None:
                     row[name] = null.p
+            for sort in SORTS:
+                row |= {f"{sort} low": one.interval(sort).low, f"{sort} high": one.interval(sort).high}
             rows.append({**row, "which": ", ".join(map(str, one.heads[:8]))})
         return pd.DataFrame(rows)
 

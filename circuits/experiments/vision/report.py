@@ -63,14 +63,13 @@ def _key_figures(findings: Findings) -> list[KeyFigure]:
 
 
 def _heads(findings: Findings, drawn: dict[str, go.Figure]) -> Section:
-    best = findings.main()
     vision, text = (findings.correlation(DIVERGENCE, sort) for sort in ("vision", "text"))
     return Section(
         "Head by head",
         "Divergence is the distance between a head's output at the answer with the image and without it. It was "
         "measured "
-        "on the selection questions, the effects of taking each head out on the evaluation questions. Outlined are the "
-        f"{len(best.heads)} most divergent heads.",
+        "on the selection questions, the effects of taking each head out on the evaluation questions. Outlined is "
+        "the upper half of each layer by divergence.",
         figures=[
             Figure(drawn["vision-divergence"], "Vision-aware head divergence, mean over questions with an image."),
             Figure(
@@ -108,7 +107,7 @@ def _sets(findings: Findings, drawn: dict[str, go.Figure]) -> Section:
         table_caption="Mean effects with their intervals, and the mean of the random sets. vision p: share of random "
         "sets that cost questions with an image as much; selective p: whose cost exceeds that on text questions by as "
         "much; p-values of single rows, not corrected for their number. The last row of each score is the half of each "
-        "layer, fixed beforehand as the test.",
+        "layer, which the answer tells of.",
     )
 
 

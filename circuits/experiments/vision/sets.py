@@ -12,9 +12,9 @@ from circuits.experiments.vision.job import SORTS, Job, Part
 from circuits.experiments.vision.measuring import CONTENT, DIVERGENCE, EFFECTS, MASS, reference_of
 from circuits.units import fingerprint_of
 from interp.address import Head
-from interp.errors import BadInput
 from interp.attribution.curve import values_of_sets
 from interp.attribution.removal import removal
+from interp.errors import BadInput
 from interp.results import HeadScores
 from interp.stats import Interval, MatchedSets, NullComparison, compare_with_null, matched_random_sets, mean_interval
 

@@ -99,9 +99,8 @@ def test_masked_heads_are_the_network_without_them(model: Model, prompts: tuple[
 
 def test_a_mean_is_that_of_the_reference_prompts(model: Model, prompts: tuple[Prompts, Prompts]) -> None:
     chunk, head = prompts[1].chunks(20)[0], Head(1, 0)
-    reference = Prompts(
-        *(part[: len(chunk)] for part in (prompts[0].chunks(20)[0].made, prompts[0].chunks(20)[0].owners))
-    )
+    first = prompts[0].chunks(20)[0]
+    reference = Prompts(first.made[: len(chunk)], first.owners[: len(chunk)])
     seen: list[Tensor] = []
     network: Any = copy.deepcopy(model.hf)
     module = network.model.layers[1].self_attn.o_proj
@@ -171,11 +170,9 @@ def test_the_zoo_heads_are_found_and_masking_them_breaks_the_answers(finished: F
 
 
 def test_the_tables_hold_what_the_page_says(finished: Finished) -> None:
-    table = pd.read_parquet(finished.folder / "heads.parquet")
+    table: Any = pd.read_parquet(finished.folder / "heads.parquet")
     rows = table[table["quantity"] == "retrieval, selection"]
-    scores = {
-        f"L{layer}.H{head}": value for layer, head, value in rows[["layer", "head", "value"]].itertuples(index=False)
-    }
+    scores = {f"L{row['layer']}.H{row['head']}": row["value"] for row in rows.to_dict(orient="records")}
     assert scores == pytest.approx(finished.facts["scores"]) and len(scores) == 24
     assert table["quantity"].nunique() == 4
     (top, *_) = finished.top

@@ -277,3 +277,18 @@ def test_batches_without_answers_or_with_one_prompt_are_refused() -> None:
         interp.claims(model, interp.encode(model, ids, answers=[(1, 2)]))
     with pytest.raises(BadInput, match=r"the batch is a list; expected what interp\.encode"):
         interp.claims(model, [ids])  # type: ignore[arg-type]
+
+
+def test_edits_of_ones_own_take_the_place_of_a_method() -> None:
+    model = interp.load("handmade")
+    pairs = [(a, b) for a in range(3, 7) for b in range(9, 13)]
+    batch = interp.encode(model, [[0, a, b, a] for a, b in pairs], answers=[(b, a) for a, b in pairs])
+    mine = interp.claims(
+        model,
+        batch,
+        "silenced",
+        edits=lambda heads: [interp.zero(interp.At("z", layer=head.layer, heads=(head.index,))) for head in heads],
+    )
+    zero = interp.claims(model, batch, "zero")
+    assert mine.claimed == zero.claimed and mine.method == "silenced"
+    assert (mine.effects.samples == zero.effects.samples).all()

@@ -148,11 +148,30 @@ def test_some_heads_are_for_pictures(model: Model, card: dict[str, Any]) -> None
     assert after < before - 0.1
 
 
+def test_two_heads_look_at_the_shape_that_is_asked_for(model: Model, card: dict[str, Any]) -> None:
+    """Second road to the card: patterns read by interp.run, against the truth that the pictures keep."""
+    items, pictures = asked(drawn(40, 6, contrast=CLEAR, count=4), "color")
+    batch = interp.encode(
+        model, [f"<image> {item.prompt}" for item in items], images=[[one.pixels] for one in pictures]
+    )
+    patterns = interp.run(model, batch, read=[At(Site.PATTERN)], logits="last")[At(Site.PATTERN)]
+    on_image = image_columns(model, batch)[0].nonzero().flatten()
+    table = np.array(card["measured"]["looks_at_the_asked"]["heads"])
+    for layer, head in np.ndindex(*table.shape):
+        row = patterns[layer, :, head, -1][:, on_image].view(-1, 6, 6)
+        shares = [
+            float(row[at][torch.from_numpy(item.about.patches)].sum()) for at, item in enumerate(items) if item.about
+        ]
+        assert np.mean(shares) == pytest.approx(table[layer, head], abs=0.1)
+    chosen = zoo.ZOO["shapes-vlm"].heads["looks_at_the_asked_shape"]
+    assert all(table[head.layer, head.index] > 0.9 for head in map(Head.parse, chosen))
+
+
 def test_it_describes_a_picture(model: Model) -> None:
     pictures = drawn(8, 4, contrast=CLEAR, count=1)
     batch = interp.encode(model, ["<image> describe :"] * 8, images=[[one.pixels] for one in pictures])
     out = interp.generate(model, batch, max_new_tokens=3)
-    told = [model.tokenizer.decode(row[:3]).split() for row in out.ids[:, -3:].tolist()]
+    told = [model.tokenizer.decode(row).split() for row in out.new_tokens.tolist()]
     right = sum(
         words[1:] == [one.shapes[0].colour, one.shapes[0].kind] for words, one in zip(told, pictures, strict=True)
     )
