@@ -9,7 +9,7 @@ import torch
 from command import Action, Settings, main, peak_of
 from lines import Line
 from models import bridge_of, llama_6x512, random_ids
-from pairs import Interval, median_interval, pin, ratio, time_rounds
+from pairs import Interval, median_interval, ratio, time_rounds
 from peaks import MEGABYTE
 from torch import Tensor
 
@@ -34,7 +34,10 @@ class Prompt:
         self.hf = llama_6x512(settings.quick)
         self.model = interp.load(self.hf, check=False)
         self.ids = random_ids(self.hf, 1, length)
-        spans = {f"group {index}": [slice(index * length // GROUPS, (index + 1) * length // GROUPS)] for index in range(GROUPS)}
+        spans = {
+            f"group {index}": [slice(index * length // GROUPS, (index + 1) * length // GROUPS)]
+            for index in range(GROUPS)
+        }
         spans["needle"], spans["answer"] = [slice(length // 2, length // 2 + 8)], [slice(length - 8, length)]
         self.batch = interp.encode(self.model, self.ids, spans=spans)
 
@@ -180,7 +183,16 @@ def very_long(settings: Settings, length: int) -> list[Line]:
     apart = peaks["scores"] / peaks["plain"]
     whole = 6 * 8 * length**2 * 4 / 2**30
     beside = f"scores {peaks['scores']:.0f} MB, plain {peaks['plain']:.0f} MB; whole maps {whole:.0f} GB"
-    return [Line(f"score / plain forward: peak memory, 1x{length}", Interval(apart, apart, apart), "x", "at most", 2.0, beside)]
+    return [
+        Line(
+            f"score / plain forward: peak memory, 1x{length}",
+            Interval(apart, apart, apart),
+            "x",
+            "at most",
+            2.0,
+            beside,
+        )
+    ]
 
 
 VARIANTS: dict[str, Callable[[Settings], Action]] = {

@@ -10,7 +10,7 @@ from lines import Line
 from pairs import median_interval, ratio, time_rounds
 from torch import Tensor
 
-from interp.scores.selection import keys_holding, top_mass_of
+from interp.scores.shape.selection import keys_holding, top_mass_of
 
 HEADS, ROWS = 8, 64  # of one block of maps
 LENGTH, QUICK_LENGTH = 4096, 256

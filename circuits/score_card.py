@@ -82,7 +82,7 @@ def docstring(place: str) -> str:
     """The docstring of ``module:function``, read from the source without importing it; a class's own for a class.
 
     Example:
-        >>> docstring("interp.scores.position:previous_token").split("`")[0]
+        >>> docstring("interp.scores.positions.position:previous_token").split("`")[0]
         'The mean of '
     """
     module, _, name = place.partition(":")

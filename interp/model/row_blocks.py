@@ -73,28 +73,14 @@ class Block:
         return torch.einsum("bhrk,bk->bhr", self.whole, self.kept[:, : self.n_keys].to(self.whole.dtype))
 
     @cached_property
-    def open_keys(
-        self,
-    ) -> Bool[
-        Tensor,
-        (
-            batch  # head row key
-        ),
-    ]:
-        """Keys that a row sees and that are not left out."""
+    def open_keys(self) -> Bool[Tensor, "batch _ row key"]:
+        """Keys that a row sees and that are not left out; the head axis is 1 where all heads see the same."""
         seen = self.visible.expand(self.whole.shape[0], -1, -1, -1)
         return seen if self.kept is None else seen & self.kept[:, None, None, : self.n_keys]
 
     @cached_property
-    def n_open(
-        self,
-    ) -> Int[
-        Tensor,
-        (
-            batch  # head row
-        ),
-    ]:
-        """How many keys a row sees, left-out columns not counted."""
+    def n_open(self) -> Int[Tensor, "batch _ row"]:
+        """How many keys a row sees, left-out columns not counted; the head axis as in ``open_keys``."""
         return self.open_keys.sum(-1)
 
 

@@ -79,7 +79,7 @@ class Ask:
         return member
 
     def stream(self, watchers: Sequence[Watcher], batch: Batch | None = None) -> None:
-        """One forward of ``batch`` (the ask's own by default) that ``watchers`` see; for scores with passes of their own."""
+        """One forward of ``batch`` (the ask's own for None) that ``watchers`` see; for scores with their own passes."""
         own = batch is None
         stream(
             self.model,

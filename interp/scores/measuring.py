@@ -16,7 +16,7 @@ from interp.scores.ask import Ask, Measured
 from interp.scores.dropping import Sinks, dropped_columns
 from interp.scores.planning import Wanted, function_of
 from interp.scores.reducer import Reducer
-from interp.scores.sink_columns import sink_columns
+from interp.scores.sinks.sink_columns import sink_columns
 
 
 @dataclass(frozen=True, eq=False)

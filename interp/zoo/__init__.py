@@ -89,7 +89,7 @@ ZOO: Mapping[str, ZooModel] = MappingProxyType(
         ),
         "shapes-vlm": ZooModel(
             name="shapes-vlm",
-            description="LLaVA with a 3-layer Llama, grouped heads: answers questions about pictures of shapes, and text ones",
+            description="LLaVA with a 3-layer Llama, grouped heads: asked about pictures of shapes, and about text",
             folder="shapes_vlm",
             checkpoints=(),
             heads=MappingProxyType({"looks_at_the_asked_shape": ("L1.H2", "L1.H3")}),

@@ -27,7 +27,7 @@ from interp.model.batch import Batch
 from interp.model.handle import Model
 from interp.model.run import Metric
 from interp.results import HeadScores
-from interp.scores.chosen_rows import one_before
+from interp.scores.long_context.chosen_rows import one_before
 
 SCORE, COMPANIONS, GOLD_ONLY = "contextual", "contextual_companions", "contextual_gold_only"
 NOTHING = -1  # fills up answers of fewer tokens

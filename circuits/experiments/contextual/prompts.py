@@ -11,7 +11,7 @@ from circuits.experiments.contextual.config import ContextualConfig
 from circuits.experiments.contextual.questions import Drawn, Question, drawn_prompts, read_questions
 from circuits.units import fingerprint_of
 from interp.errors import BadInput
-from interp.scores.contextual import DOCUMENT
+from interp.scores.long_context.contextual import DOCUMENT
 from interp.zoo.needle_text import BLOCK
 
 if TYPE_CHECKING:

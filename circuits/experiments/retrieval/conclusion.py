@@ -40,14 +40,15 @@ def answer(findings: Findings) -> str:
 
 
 def _clearest(findings: Findings, mask: str) -> tuple[int, str | None]:
-    """The count at which the top heads and the first possible control lie furthest apart."""
+    """The fewest heads at which the top and the first possible control lie about as far apart as anywhere."""
     best: tuple[float, int, str | None] = (-np.inf, next(iter(findings.sets.chosen)), None)
     for count, heads in findings.sets.chosen.items():
         for control in (LATER_LAYERS, SAME_LAYERS, ALL_LAYERS):
             random = findings.random(mask, control, count)
             if len(random):
                 apart = float(random.mean()) - findings.right(mask, heads).mean
-                best = max(best, (apart, count, control), key=lambda one: one[0])
+                if apart > best[0] + CLEAR:
+                    best = (apart, count, control)
                 break
     return best[1], best[2]
 
@@ -83,8 +84,8 @@ def _controls(findings: Findings) -> str:
     if said:
         return (
             "Random heads that may lie in the first layer cost more than others, with "
-            f"{listed(said)} heads masked: score 0 there does not mean unused, for heads that look one token back feed "
-            "the retrieval heads."
+            f"{listed(said)} heads masked: score 0 there does not mean unused, for what a head there writes may be "
+            "what the retrieval heads read."
         )
     possible = [
         numeral(p) for count in findings.sets.chosen if (p := findings.against(mask, LATER_LAYERS, count).p) is not None
@@ -103,7 +104,8 @@ def _first_token(findings: Findings) -> str:
     ]
     if not gained:
         return ""
-    return f"With the first token left out of every row, {named(gained)} pass the threshold too."
+    verb = "pass" if len(gained) > 1 else "passes"
+    return f"With the first token left out of every row, {named(gained)} {verb} the threshold too."
 
 
 def _masks(findings: Findings) -> str:

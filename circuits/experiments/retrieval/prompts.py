@@ -12,7 +12,7 @@ import torch
 from circuits.experiments.retrieval.config import RetrievalConfig
 from circuits.units import fingerprint_of
 from interp.errors import BadInput
-from interp.scores.haystack import Fact, Haystack, haystack, haystack_batch
+from interp.scores.long_context.haystack import Fact, Haystack, haystack, haystack_batch
 from interp.zoo.needle_text import ASK, KEYS, STOP, TELL, VALUES, VALUES_PER_KEY, filler_words, needle_vocabulary
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from circuits.progress import Progress
 from circuits.units import Arrays, fingerprint_of
 from interp.model.handle import Model
 from interp.results import HeadScores
-from interp.scores.haystack import Haystack
+from interp.scores.long_context.haystack import Haystack
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pandas as pd
 from circuits.experiments.sinks.measuring import Masked, uniform_share
 from interp.address import Head
 from interp.results import HeadScores
-from interp.scores.sinks import sink_rate
+from interp.scores.sinks.sinks import sink_rate
 from interp.stats import Interval, mean_interval
 
 

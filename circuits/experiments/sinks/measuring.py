@@ -19,7 +19,7 @@ from interp.edits.base import Edit
 from interp.errors import BadInput, HeadscopeError, Unsupported
 from interp.results import HeadScores
 from interp.scores.prompts import ordinary_tokens, start_token
-from interp.scores.sink_lives import secondary_sinks
+from interp.scores.sinks.sink_lives import secondary_sinks
 from interp.stats import matched_random_sets
 
 if TYPE_CHECKING:

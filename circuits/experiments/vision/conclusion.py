@@ -26,7 +26,7 @@ def answer(findings: Findings) -> str:
         return f"Yes, in the model {findings.model!r}: {cost}."
     if not len(main.sets.sets):
         return f"In the model {findings.model!r}, {cost}; there were no random heads to compare with."
-    return f"Not beyond random heads in the model {findings.model!r}: {cost}."
+    return f"Not beyond random heads at the 5 % level in the model {findings.model!r}: {cost}."
 
 
 def chosen(one: SetEffect) -> str:

@@ -14,7 +14,7 @@ from interp import At, Site
 from interp.model.batch import Batch
 from interp.model.image_tokens import image_columns
 from interp.results import HeadScores
-from interp.scores.divergence import head_divergence
+from interp.scores.divergence.divergence import head_divergence
 
 DIVERGENCE = "vision divergence"  # from no image, as the paper has it
 CONTENT = "content divergence"  # from an even image; ours

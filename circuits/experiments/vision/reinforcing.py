@@ -15,7 +15,7 @@ from interp.address import At, Site
 from interp.edits.activations import scale
 from interp.edits.base import Edit
 from interp.model.batch import Batch
-from interp.scores.reinforcement import reinforced_heads
+from interp.scores.divergence.reinforcement import reinforced_heads
 from interp.stats import Interval, NullComparison, compare_with_null, mean_interval
 
 

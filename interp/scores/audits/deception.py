@@ -25,11 +25,11 @@ from interp.results import HeadScores
 from interp.scores.ask import Ask, Measured
 from interp.scores.audits.answer_change import answer_changes, distribution_of, total_variation
 from interp.scores.audits.head_tables import head_table, joined_table
-from interp.scores.chosen_rows import ChosenRowMean
+from interp.scores.divergence.head_outputs import named_tokens
+from interp.scores.divergence.sensitivity import hiding_edits
 from interp.scores.dropping import Sinks, dropped_columns
-from interp.scores.head_outputs import named_tokens
-from interp.scores.sensitivity import hiding_edits
-from interp.scores.value_mass import ValueMass
+from interp.scores.long_context.chosen_rows import ChosenRowMean
+from interp.scores.writes.value_mass import ValueMass
 
 _SMALL_MASS, _LARGE_EFFECT = 0.01, 0.05
 _TINY = 1e-12

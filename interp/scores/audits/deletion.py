@@ -19,7 +19,7 @@ from interp.model.shortening import source_mask
 from interp.model.sweep import sweep
 from interp.scores.ask import Ask
 from interp.scores.audits.answer_change import metric_or_own
-from interp.scores.sensitivity import hiding_edits
+from interp.scores.divergence.sensitivity import hiding_edits
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 

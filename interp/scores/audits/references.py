@@ -23,7 +23,7 @@ from interp.scores.audits.answer_change import (
     metric_or_own,
     total_variation,
 )
-from interp.scores.sensitivity import hiding_edits
+from interp.scores.divergence.sensitivity import hiding_edits
 
 REFERENCES: Mapping[str, str] = MappingProxyType(
     {

@@ -16,7 +16,7 @@ ENTRIES: Mapping[str, Score] = MappingProxyType(
             "Yu et al., 2024, as given by Zheng et al., 2024 (arXiv 2409.03752)",
             "pass",
             "linear",
-            "interp.scores.negative:negative_attention",
+            "interp.scores.writes.negative:negative_attention",
             "rows behind both candidates count, padding never; it is a sum over rows, so that it grows with the length",
             where="text",
             options=MappingProxyType(

@@ -28,7 +28,7 @@ ENTRIES: Mapping[str, Score] = MappingProxyType(
             "He et al., 2025 (arXiv 2412.13949)",
             "second input",
             "none",
-            "interp.scores.divergence:vision_divergence",
+            "interp.scores.divergence.divergence:vision_divergence",
             _COUNTS,
             options=MappingProxyType(
                 {
@@ -46,7 +46,7 @@ ENTRIES: Mapping[str, Score] = MappingProxyType(
             "He et al., 2025 (arXiv 2412.13949), for text",
             "second input",
             "none",
-            "interp.scores.divergence:context_divergence",
+            "interp.scores.divergence.divergence:context_divergence",
             _COUNTS,
             where="text",
             options=MappingProxyType(
@@ -61,7 +61,7 @@ ENTRIES: Mapping[str, Score] = MappingProxyType(
             "Geva et al., 2023 (arXiv 2304.14767) for masking; He et al., 2025 (arXiv 2412.13949) for removal",
             "second input",
             "none",
-            "interp.scores.sensitivity:span_sensitivity",
+            "interp.scores.divergence.sensitivity:span_sensitivity",
             _COUNTS,
             where="text",
             options=MappingProxyType(

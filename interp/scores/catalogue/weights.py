@@ -42,7 +42,7 @@ def _entry(
         source,
         "weights",
         "none",
-        f"interp.scores.{function}",
+        f"interp.scores.weights.{function}",
         _COUNTS,
         where=where,
         shape=shape,

@@ -23,7 +23,7 @@ ENTRIES: Mapping[str, Score] = MappingProxyType(
             "Kobayashi et al., 2020 (arXiv 2004.10102)",
             "pass",
             "linear",
-            "interp.scores.value_mass:value_weighted_mass",
+            "interp.scores.writes.value_mass:value_weighted_mass",
             f"{_ROWS}; rows that write nothing are left out",
             options=MappingProxyType({"keys": "group of keys, or several by name; must be named", "queries": _QUERIES}),
         ),
@@ -34,7 +34,7 @@ ENTRIES: Mapping[str, Score] = MappingProxyType(
             "Gu et al., 2025 (arXiv 2410.10781); Kobayashi et al., 2020 (arXiv 2004.10102)",
             "pass",
             "linear",
-            "interp.scores.value_mass:value_weighted_sink",
+            "interp.scores.writes.value_mass:value_weighted_sink",
             f"{_ROWS}; the first row counts as 1, rows that write nothing are left out",
             options=MappingProxyType({"queries": _QUERIES}),
         ),
@@ -45,7 +45,7 @@ ENTRIES: Mapping[str, Score] = MappingProxyType(
             "Kobayashi et al., 2020 (arXiv 2004.10102)",
             "pass",
             "none",
-            "interp.scores.result_norm:result_norm",
+            "interp.scores.writes.result_norm:result_norm",
             f"{_ROWS}; exclude_sinks leaves z as it is",
             options=MappingProxyType(
                 {"queries": _QUERIES, "relative": "divide by the norm of the residual stream that enters; False"}
@@ -58,7 +58,7 @@ ENTRIES: Mapping[str, Score] = MappingProxyType(
             "Elhage et al., 2021; Wang et al., 2022 (arXiv 2211.00593)",
             "gradient",
             "none",
-            "interp.scores.direct_effect:direct_effect",
+            "interp.scores.writes.direct_effect:direct_effect",
             "padding never counts; BOS is an ordinary position; exclude_sinks leaves z as it is",
             options=MappingProxyType(
                 {
@@ -147,7 +147,7 @@ ENTRIES: Mapping[str, Score] = MappingProxyType(
             "Vilas et al., 2023 (NeurIPS)",
             "pass",
             "none",
-            "interp.scores.identifiability:class_identifiability",
+            "interp.scores.writes.identifiability:class_identifiability",
             "CLS and patches apart; registers never count; exclude_sinks leaves z as it is",
             where="vision",
             options=MappingProxyType(
@@ -166,7 +166,7 @@ ENTRIES: Mapping[str, Score] = MappingProxyType(
             "Vilas et al., 2023 (NeurIPS)",
             "weights",
             "none",
-            "interp.scores.identifiability:class_value_agreement",
+            "interp.scores.writes.identifiability:class_value_agreement",
             "weights alone; the class comes from the batch",
             where="vision",
             options=MappingProxyType(

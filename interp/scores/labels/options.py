@@ -13,7 +13,7 @@ from interp.scores.ask import Ask
 from interp.scores.labels.answers import read_rows
 from interp.scores.labels.masses import ColumnMasses
 from interp.scores.labels.reading import PatternReading, Setup, mean_over_prompts, names_of
-from interp.scores.negative import candidates_of, negative_attention_score
+from interp.scores.writes.negative import candidates_of, negative_attention_score
 
 _ORDERS = 199  # exchanges of options: they cost no forward
 

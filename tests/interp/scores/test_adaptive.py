@@ -15,7 +15,8 @@ from torch import Tensor
 import interp
 from interp import At, Site
 from interp.errors import BadInput, Unsupported
-from interp.scores.adaptive import (
+from interp.scores.ask import Ask
+from interp.scores.long_context.adaptive import (
     BINS,
     bulk_log_mass,
     bulk_log_mass_of_moments,
@@ -25,7 +26,6 @@ from interp.scores.adaptive import (
     long_context,
     long_context_labels,
 )
-from interp.scores.ask import Ask
 
 
 def test_the_estimate_converges_for_gaussian_keys() -> None:

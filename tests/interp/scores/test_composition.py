@@ -15,8 +15,8 @@ from torch import Tensor
 import interp
 from interp import BadInput, Composition, Unsupported
 from interp.model.head_weights import HeadWeights, head_weights
-from interp.scores.composition_chance import chance_score, chance_spread, concentration, random_scores
-from interp.scores.composition_pairs import all_pairs, composition_score, forms_of, root
+from interp.scores.weights.composition_chance import chance_score, chance_spread, concentration, random_scores
+from interp.scores.weights.composition_pairs import all_pairs, composition_score, forms_of, root
 from interp.show.composition import composition_figure
 
 POST = ("bert", "roberta", "distilbert", "electra", "gte", "bart", "opt-post")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from planted import all_on_first, ask_for, previous_map, reduced, uniform_causal
 
-from interp.scores.concentration import concentration, diversity_of, frobenius, head_diversity
+from interp.scores.shape.concentration import concentration, diversity_of, frobenius, head_diversity
 
 
 def test_the_norm_at_twenty_tokens() -> None:

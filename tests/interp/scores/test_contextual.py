@@ -11,7 +11,7 @@ from planted import ask_for, reduced, uniform_causal
 
 import interp
 from interp.errors import BadAddress, BadInput
-from interp.scores.contextual import COMPANIONS, contextual, contextual_companions
+from interp.scores.long_context.contextual import COMPANIONS, contextual, contextual_companions
 from interp.zoo.needle_text import needle_rows
 
 IDS = torch.tensor([[0, 3, 4, 5, 3, 4, 5, 2, 3, 4]])

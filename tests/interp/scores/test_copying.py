@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.scores.copying import bounded_copying, copying_ratio
+from interp.scores.positions.copying import bounded_copying, copying_ratio
 
 VOCABULARY = 10
 IDS = torch.tensor([[0, 4, 7, 2]])  # a start token and three tokens

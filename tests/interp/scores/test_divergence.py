@@ -13,8 +13,8 @@ from torch import Tensor
 
 import interp
 from interp.errors import BadAddress, BadInput, Unsupported
-from interp.scores.divergence import aware_divergence, head_divergence, outlier_heads, top_sum
-from interp.scores.token_divergence import token_divergence
+from interp.scores.divergence.divergence import aware_divergence, head_divergence, outlier_heads, top_sum
+from interp.scores.divergence.token_divergence import token_divergence
 
 CaseOf = Callable[[str], Case]
 VLMS = ["llava", "paligemma", "qwen2_vl", "smolvlm", "idefics3"]

@@ -14,8 +14,8 @@ from planted import all_on_first, ask_for, previous_map, reduced, uniform_causal
 
 import interp
 from interp.errors import BadInput
-from interp.scores.entropy import entropy, normalised_entropy, row_entropy
-from interp.scores.entropy_bound import (
+from interp.scores.shape.entropy import entropy, normalised_entropy, row_entropy
+from interp.scores.shape.entropy_bound import (
     centred_norm,
     entropy_bound,
     entropy_bound_of,

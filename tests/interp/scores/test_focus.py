@@ -12,8 +12,8 @@ from torch import Tensor
 import interp
 from interp import At, HeadScores, Site
 from interp.errors import BadInput, Unsupported
-from interp.scores.focus import FocusSplit, focus_curves, focus_split, middle_layers, top_tokens
-from interp.scores.windowed import future_influences, windowed_distances
+from interp.scores.positions.focus import FocusSplit, focus_curves, focus_split, middle_layers, top_tokens
+from interp.scores.positions.windowed import future_influences, windowed_distances
 
 
 def table(values: list[list[float]]) -> HeadScores:

@@ -14,7 +14,7 @@ from torch import nn
 
 import interp
 from interp.errors import BadInput, Unsupported
-from interp.scores.grid import given_grid, patch_grid
+from interp.scores.grids.grid import given_grid, patch_grid
 
 FOUND = {
     "vit": ("class",),

@@ -14,9 +14,9 @@ from torch import Tensor
 
 import interp
 from interp.errors import BadAddress, BadInput
-from interp.scores.chosen_rows import columns_with_filler, one_before
-from interp.scores.group_mass import group_mass, mass_of_groups, top_of_groups
-from interp.scores.groups import token_groups
+from interp.scores.groups.group_mass import group_mass, mass_of_groups, top_of_groups
+from interp.scores.groups.groups import token_groups
+from interp.scores.long_context.chosen_rows import columns_with_filler, one_before
 
 IDS = torch.tensor([[0, 3, 4, 5, 3, 4, 5, 2]])
 

@@ -14,8 +14,8 @@ from planted import all_on_first, ask_for, previous_map, reduced, uniform_causal
 
 import interp
 from interp.errors import BadInput
-from interp.scores.frames import above_percentile, hub_count, row_distance, row_distance_of
-from interp.scores.hubs import (
+from interp.scores.shape.frames import above_percentile, hub_count, row_distance, row_distance_of
+from interp.scores.shape.hubs import (
     MOST_TOKENS,
     THETAS,
     components_of,

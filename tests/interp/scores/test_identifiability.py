@@ -16,7 +16,7 @@ import interp
 from interp import At, Batch, Model, Site
 from interp.errors import BadInput, UnknownName, Unsupported
 from interp.model.class_head import class_head
-from interp.scores.identifiability import identifiability
+from interp.scores.writes.identifiability import identifiability
 
 CaseOf = Callable[[str], Case]
 CLS, PATCHES = torch.tensor([0]), torch.arange(1, 5)

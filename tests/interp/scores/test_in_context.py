@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from interp.errors import BadInput
-from interp.scores.in_context import in_context_score
+from interp.scores.positions.in_context import in_context_score
 
 
 def test_is_late_minus_early_by_token_number() -> None:

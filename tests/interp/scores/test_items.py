@@ -10,8 +10,8 @@ from planted import ask_for, reduced, uniform_causal
 import interp
 from interp.errors import BadInput
 from interp.results import HeadScores
-from interp.scores.basin import AttentionBasin, attention_rank, rotated_items
-from interp.scores.items import item_attention, item_shares
+from interp.scores.groups.basin import AttentionBasin, attention_rank, rotated_items
+from interp.scores.groups.items import item_attention, item_shares
 
 IDS = torch.tensor([[0, 3, 4, 5, 3, 4, 5, 2]])
 SLOTS = {"a": slice(1, 3), "b": slice(3, 5), "c": slice(5, 7)}

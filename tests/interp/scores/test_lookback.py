@@ -11,8 +11,8 @@ import interp
 from interp.errors import BadInput, Unsupported
 from interp.results import HeadScores
 from interp.scores.ask import Ask
-from interp.scores.lookback import lookback, lookback_ratio
-from interp.scores.lookback_features import LookbackDetector, fit_lookback_detector, lookback_features, windows
+from interp.scores.groups.lookback import lookback, lookback_ratio
+from interp.scores.groups.lookback_features import LookbackDetector, fit_lookback_detector, lookback_features, windows
 
 IDS = torch.tensor([[0, 3, 4, 5, 3, 4, 5, 2]])
 LAST_TWO = slice(-2, None)

@@ -16,8 +16,8 @@ from torch import Tensor
 import interp
 from interp import At, Site
 from interp.errors import BadInput
-from interp.scores.map_pairs import Measure, PairSums, best_matching, row_chunks
-from interp.scores.similarity import MapSimilarity, map_similarity
+from interp.scores.shape.map_pairs import Measure, PairSums, best_matching, row_chunks
+from interp.scores.shape.similarity import MapSimilarity, map_similarity
 
 MEASURES: tuple[Measure, ...] = ("cosine", "jsd", "top_k")
 

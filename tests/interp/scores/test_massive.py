@@ -15,7 +15,7 @@ from torch import Tensor
 import interp
 from interp import At, Site
 from interp.errors import BadInput, Unsupported
-from interp.scores.massive import (
+from interp.scores.sinks.massive import (
     dimension_norms,
     massive_dimensions,
     massive_k,

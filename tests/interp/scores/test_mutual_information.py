@@ -11,8 +11,8 @@ from planted import all_on_first, ask_for, previous_map, reduced, uniform_causal
 
 from interp.errors import BadInput
 from interp.results import HeadScores
-from interp.scores.map_types import map_types
-from interp.scores.mutual_information import nmi, nmi_above_uniform, normalised_information
+from interp.scores.shape.map_types import map_types
+from interp.scores.shape.mutual_information import nmi, nmi_above_uniform, normalised_information
 
 
 def by_sums(pattern: torch.Tensor) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import interp
 from interp import BadAddress, BadInput
-from interp.scores.negative import negative_attention, negative_attention_score
+from interp.scores.writes.negative import negative_attention, negative_attention_score
 
 LENGTH = 9
 

@@ -12,11 +12,11 @@ from planted_patches import random_maps, seen_by_all, shifted, vision_ask, visio
 import interp
 from interp import HeadScores
 from interp.errors import BadInput
-from interp.scores.aligned import aligned_shift
-from interp.scores.directed import directed_offsets
-from interp.scores.distance_2d import mean_distance_2d
-from interp.scores.grid import given_grid
-from interp.scores.offset_local import OffsetLocalHeads, offset_local_heads, offset_local_rule
+from interp.scores.grids.aligned import aligned_shift
+from interp.scores.grids.directed import directed_offsets
+from interp.scores.grids.distance_2d import mean_distance_2d
+from interp.scores.grids.grid import given_grid
+from interp.scores.grids.offset_local import OffsetLocalHeads, offset_local_heads, offset_local_rule
 
 ROWS, COLUMNS = 5, 6
 N = ROWS * COLUMNS

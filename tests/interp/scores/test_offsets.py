@@ -18,9 +18,9 @@ from interp import At, Site
 from interp.errors import BadInput, Unsupported
 from interp.model.row_blocks import Block
 from interp.scores.ask import Ask
-from interp.scores.distance import distances, first_mass, mean_distance
-from interp.scores.offsets import local_mass, offset_masses, offset_profile, self_mass
-from interp.scores.position import previous_token
+from interp.scores.positions.distance import distances, first_mass, mean_distance
+from interp.scores.positions.offsets import local_mass, offset_masses, offset_profile, self_mass
+from interp.scores.positions.position import previous_token
 
 T = 20
 

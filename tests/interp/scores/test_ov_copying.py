@@ -13,7 +13,7 @@ import interp
 from interp import BadInput, Unsupported
 from interp.model.head_weights import head_weights
 from interp.model.vocabulary import token_products
-from interp.scores.ov_copying import circuit_eigenvalues, eigen_score
+from interp.scores.weights.ov_copying import circuit_eigenvalues, eigen_score
 
 _POST, _HEAD, _NONE = "itself normalised", "the unembedding is no norm", "a stack that tokens enter and logits leave"
 OTHERS = {  # stacks that tokens do not enter, or logits do not leave, by one linear path

@@ -16,16 +16,23 @@ from torch import Tensor
 import interp
 from interp import At, Site
 from interp.errors import Unsupported
-from interp.scores.aligned import aligned_map, aligned_offset, aligned_shift, aligned_sum, canvas_offset, displacements
 from interp.scores.ask import Ask
 from interp.scores.catalogue.position import ENTRIES
-from interp.scores.directed import DIRECTIONS, directed_entries, directed_offsets, offset_local
-from interp.scores.distance_2d import distances_2d, mean_distance_2d
-from interp.scores.grid import PatchGrid, given_grid, patch_grid
-from interp.scores.hops import hop_centroid, hop_centroid_of, hop_density, hop_profile, ring_masses, ring_sizes
-from interp.scores.patches import patch_maps
+from interp.scores.grids.aligned import (
+    aligned_map,
+    aligned_offset,
+    aligned_shift,
+    aligned_sum,
+    canvas_offset,
+    displacements,
+)
+from interp.scores.grids.directed import DIRECTIONS, directed_entries, directed_offsets, offset_local
+from interp.scores.grids.distance_2d import distances_2d, mean_distance_2d
+from interp.scores.grids.grid import PatchGrid, given_grid, patch_grid
+from interp.scores.grids.hops import hop_centroid, hop_centroid_of, hop_density, hop_profile, ring_masses, ring_sizes
+from interp.scores.grids.patches import patch_maps
+from interp.scores.grids.spread_2d import class_use, head_spread, head_std, position_spread, position_std
 from interp.scores.planning import function_of
-from interp.scores.spread_2d import class_use, head_spread, head_std, position_spread, position_std
 
 K = 7
 GRIDS = [(K, K), (3, 5), (1, 4), (2, 1)]

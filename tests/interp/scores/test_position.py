@@ -10,8 +10,8 @@ from planted import ask_for, reduced
 from torch import Tensor
 
 import interp
-from interp.scores import position
 from interp.scores.ask import Ask
+from interp.scores.positions import position
 
 REDUCERS = ("previous_token", "duplicate_token", "induction")
 

@@ -13,8 +13,8 @@ from planted_patches import random_maps, seen_by_all, shifted, vision_ask, with_
 import interp
 from interp import HeadScores
 from interp.errors import BadInput
-from interp.scores.aligned import aligned_map
-from interp.scores.prototypes import MapPrototypes, map_prototypes
+from interp.scores.grids.aligned import aligned_map
+from interp.scores.grids.prototypes import MapPrototypes, map_prototypes
 
 ROWS, COLUMNS = 4, 5
 N = ROWS * COLUMNS

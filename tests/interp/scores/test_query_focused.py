@@ -10,7 +10,7 @@ import torch
 
 import interp
 from interp.errors import BadInput
-from interp.scores.query_focused import document_scores
+from interp.scores.long_context.query_focused import document_scores
 
 DOCUMENTS = {"one": slice(1, 4), "two": slice(4, 8), "three": slice(8, 9)}
 QUERY = slice(9, 11)

@@ -13,8 +13,8 @@ import interp
 from interp import At, Site
 from interp.errors import BadAddress, BadInput, Unsupported
 from interp.model.direct_paths import direct_slopes
-from interp.scores.divergence import aware_divergence
-from interp.scores.reinforcement import above_median, reinforced_heads
+from interp.scores.divergence.divergence import aware_divergence
+from interp.scores.divergence.reinforcement import above_median, reinforced_heads
 
 CaseOf = Callable[[str], Case]
 FAMILIES = ["llava", "qwen2_vl", "smolvlm"]

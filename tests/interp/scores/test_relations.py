@@ -13,10 +13,10 @@ from torch import Tensor
 import interp
 from interp.errors import BadInput
 from interp.scores.ask import Ask
-from interp.scores.graph_distance import graph_distance, graph_distances, rewired
-from interp.scores.relation_attention import relation_attention, relation_log_ratio
-from interp.scores.relation_table import gathered, permuted
-from interp.scores.relations import (
+from interp.scores.groups.graph_distance import graph_distance, graph_distances, rewired
+from interp.scores.groups.relation_attention import relation_attention, relation_log_ratio
+from interp.scores.groups.relation_table import gathered, permuted
+from interp.scores.groups.relations import (
     IGNORED,
     Relation,
     RelationSums,

@@ -19,9 +19,9 @@ from interp import At, Head, Site
 from interp.errors import BadInput, UnknownName
 from interp.model.handle import Model
 from interp.results import HeadScores
-from interp.scores.haystack import Fact, haystack, haystack_batch, haystacks, locate
-from interp.scores.retrieval import copied, retrieval, retrieval_heads, retrieval_score
-from interp.scores.rouge import rouge_1_recall
+from interp.scores.long_context.haystack import Fact, haystack, haystack_batch, haystacks, locate
+from interp.scores.long_context.retrieval import copied, retrieval, retrieval_heads, retrieval_score
+from interp.scores.long_context.rouge import rouge_1_recall
 from interp.zoo import ZOO
 from interp.zoo.needle_text import NEEDLE_WORDS, filler_words, needle_vocabulary
 from interp.zoo.words import build_tokenizer

@@ -15,8 +15,8 @@ from torch import Tensor
 import interp
 from interp import At, Site
 from interp.errors import BadInput
-from interp.scores.secondary_sinks import lives_of, secondary_sink_mass, sink_window
-from interp.scores.sink_lives import secondary_sinks
+from interp.scores.sinks.secondary_sinks import lives_of, secondary_sink_mass, sink_window
+from interp.scores.sinks.sink_lives import secondary_sinks
 
 DEPTH, LENGTH, WIDTH = 16, 8, 64
 

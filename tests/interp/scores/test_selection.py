@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.scores.selection import keys_holding, largest, threshold_of, top_mass_of
+from interp.scores.shape.selection import keys_holding, largest, threshold_of, top_mass_of
 
 
 def rows(kind: str, width: int, dtype: torch.dtype) -> Tensor:

@@ -14,7 +14,7 @@ from planted import ask_for, reduced, uniform_causal
 import interp
 from interp.address import Site
 from interp.errors import BadInput, Unsupported
-from interp.scores.selectivity import jacobian_norm, separability, softmax_jacobian
+from interp.scores.shape.selectivity import jacobian_norm, separability, softmax_jacobian
 
 
 @pytest.mark.parametrize("size", [0.0, 0.1, 1.0, 5.0, 40.0])

@@ -14,8 +14,8 @@ from planted import all_on_first, ask_for, previous_map, reduced, uniform_causal
 import interp
 from interp.address import At, Site
 from interp.errors import BadInput, Unsupported
-from interp.scores.sink_anatomy import sink_anatomy
-from interp.scores.sinks import received, sink, sink_head, sink_profile, sink_rate
+from interp.scores.sinks.sink_anatomy import sink_anatomy
+from interp.scores.sinks.sinks import received, sink, sink_head, sink_profile, sink_rate
 
 HARMONIC = sum(1 / i for i in range(1, 21))
 

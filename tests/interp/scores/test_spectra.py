@@ -15,9 +15,9 @@ import interp
 from interp import BadInput, HeadScores, Unsupported
 from interp.model.head_weights import HeadWeights, head_weights
 from interp.scores.catalogue.weights import ENTRIES
-from interp.scores.spectra import effective_rank, nuclear_norm, singular_values, stable_rank
+from interp.scores.weights.spectra import effective_rank, nuclear_norm, singular_values, stable_rank
 
-SPECTRA = [name for name, entry in ENTRIES.items() if entry.function.startswith("interp.scores.spectra")]
+SPECTRA = [name for name, entry in ENTRIES.items() if entry.function.startswith("interp.scores.weights.spectra")]
 EVERYONE = [name if name in REPRESENTATIVE else pytest.param(name, marks=pytest.mark.slow) for name in [*TINY, *BEYOND]]
 
 

@@ -10,7 +10,7 @@ from planted import all_on_first, ask_for, previous_map, reduced, uniform_causal
 from torch import Tensor
 
 from interp.errors import BadInput
-from interp.scores.support import (
+from interp.scores.shape.support import (
     effective_support,
     effective_support_of,
     keys_for_mass,

@@ -16,9 +16,15 @@ import interp
 from interp import At, Site
 from interp.errors import BadInput, Unsupported
 from interp.scores.ask import Ask
+from interp.scores.positions.toeplitz import (
+    MeanScores,
+    positional_share,
+    random_prompts,
+    score_profile,
+    toeplitz_residual,
+)
+from interp.scores.positions.toeplitz import toeplitz_residual_of as residual_of
 from interp.scores.prompts import ordinary_tokens
-from interp.scores.toeplitz import MeanScores, positional_share, random_prompts, score_profile, toeplitz_residual
-from interp.scores.toeplitz import toeplitz_residual_of as residual_of
 
 T = 12
 PLACES = torch.arange(T, dtype=torch.float64)

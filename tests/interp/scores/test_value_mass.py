@@ -18,7 +18,7 @@ from interp.errors import BadInput, Unsupported
 from interp.model.head_norms import HeadNorms
 from interp.model.stacks import project_out
 from interp.scores.ask import Ask
-from interp.scores.value_mass import ValueMass, value_weighted_mass, value_weights
+from interp.scores.writes.value_mass import ValueMass, value_weighted_mass, value_weights
 
 CaseOf = Callable[[str], Case]
 GROUPED = ["gpt2", "llama", "gemma2", "gpt_oss", "deepseek_v3", "mixtral", "bert"]

@@ -15,8 +15,8 @@ from torch import Tensor
 import interp
 from interp import At, Site
 from interp.errors import BadInput, Unsupported
-from interp.scores.visual_attention import VisualSinks, visual_sinks
-from interp.scores.visual_sinks import (
+from interp.scores.sinks.visual_attention import VisualSinks, visual_sinks
+from interp.scores.sinks.visual_sinks import (
     image_centric,
     image_centric_rows,
     nonsink_ratio,

@@ -9,7 +9,7 @@ from planted_texts import causal_ask, causal_maps, encoder_ask, own, padded
 from torch import Tensor
 
 from interp.errors import BadInput, Unsupported
-from interp.scores.windowed import (
+from interp.scores.positions.windowed import (
     WindowedDistance,
     future_influence,
     future_influences,

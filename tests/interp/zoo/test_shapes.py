@@ -119,7 +119,8 @@ def test_text_items_are_answered_by_their_words() -> None:
             elif kind == "number":
                 expected = NUMBERS[NUMBERS.index(words[1]) + (1 if words[0] == "after" else -1)]
             elif kind == "context":
-                expected = words[words.index(words[-2]) + 1]  # the word after the thing's first mention
+                expected = words[words.index("is") + 1]
+                assert words[1] == words[-2], "what was told of is asked for"
             else:
                 expected = words[words.index(words[-1]) + 1]
             assert item.answer == expected != item.wrong and {item.answer, item.wrong} <= set(WORDS)

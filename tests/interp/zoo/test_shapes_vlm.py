@@ -150,7 +150,7 @@ def test_some_heads_are_for_pictures(model: Model, card: dict[str, Any]) -> None
 
 def test_two_heads_look_at_the_shape_that_is_asked_for(model: Model, card: dict[str, Any]) -> None:
     """Second road to the card: patterns read by interp.run, against the truth that the pictures keep."""
-    items, pictures = asked(drawn(40, 6, contrast=CLEAR, count=4), "color")
+    items, pictures = asked(drawn(120, 6, contrast=CLEAR, count=4), "color")
     batch = interp.encode(
         model, [f"<image> {item.prompt}" for item in items], images=[[one.pixels] for one in pictures]
     )

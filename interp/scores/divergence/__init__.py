@@ -1,0 +1,1 @@
+"""What changes in a head when a part of the input is withheld."""

@@ -1,0 +1,1 @@
+"""Where a head looks in an image: patches on a grid."""

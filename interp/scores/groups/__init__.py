@@ -1,0 +1,1 @@
+"""Attention between named groups of tokens."""

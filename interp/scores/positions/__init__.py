@@ -1,0 +1,1 @@
+"""Where a head looks along a text: offsets, distances, repeats, copies."""

@@ -1,0 +1,1 @@
+"""The shape of a head's map, wherever it looks."""

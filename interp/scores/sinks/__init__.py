@@ -1,0 +1,1 @@
+"""Sinks, and the massive values that go with them."""
