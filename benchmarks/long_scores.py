@@ -34,10 +34,8 @@ class Prompt:
         self.hf = llama_6x512(settings.quick)
         self.model = interp.load(self.hf, check=False)
         self.ids = random_ids(self.hf, 1, length)
-        spans = {
-            f"group {index}": [slice(index * length // GROUPS, (index + 1) * length // GROUPS)]
-            for index in range(GROUPS)
-        }
+        ends = [index * length // GROUPS for index in range(GROUPS + 1)]
+        spans = {f"group {index}": [slice(ends[index], ends[index + 1])] for index in range(GROUPS)}
         spans["needle"], spans["answer"] = [slice(length // 2, length // 2 + 8)], [slice(length - 8, length)]
         self.batch = interp.encode(self.model, self.ids, spans=spans)
 

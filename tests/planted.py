@@ -113,7 +113,7 @@ def reduced(reducer: Reducer, pattern: Tensor, *, rows_per_block: int = 3, **opt
     layer = options.get("layer", 0)
     reducer.start(layer, seen)
     for block in blocks_of(pattern, reducer.ask, rows_per_block=rows_per_block, **options):
-        features = reducer.features(layer, block.n_keys)
+        features = reducer.features(layer, block.n_keys, block.rows)
         products = None
         if features is not None:
             assert features.shape[-2] == block.n_keys

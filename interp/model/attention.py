@@ -14,7 +14,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -27,7 +27,7 @@ from interp.errors import Unsupported
 SDPA = "headscope_sdpa"
 EAGER = "headscope_eager"
 BASES = {"sdpa": SDPA, "eager": EAGER}
-_SLOT = "_headscope_taps"
+SLOT = "_headscope_taps"
 _SOFTMAXES = frozenset({F.softmax, torch.softmax, Tensor.softmax})
 
 
@@ -84,7 +84,7 @@ def sdpa_attention(
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     delegate = ALL_ATTENTION_FUNCTIONS["sdpa"]  # fetched per call: others may have replaced it
-    taps = module.__dict__.get(_SLOT)
+    taps = module.__dict__.get(SLOT)
     if not taps:
         return delegate(module, query, key, value, attention_mask, **kwargs)
     return _tapped(taps, delegate, True, module, query, key, value, attention_mask, kwargs)
@@ -94,7 +94,7 @@ def eager_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
     """The architecture's own eager ``(output, weights)``, or what the taps on ``module`` make of it."""
-    taps = module.__dict__.get(_SLOT)
+    taps = module.__dict__.get(SLOT)
     if not taps:
         return own_eager(module)(module, query, key, value, attention_mask, **kwargs)
     return _tapped(taps, None, False, module, query, key, value, attention_mask, kwargs)
@@ -119,14 +119,14 @@ def own_eager(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
 @contextmanager
 def attached(module: nn.Module, tap: AttentionTap) -> Iterator[None]:
     """Hang ``tap`` on ``module`` for the duration; several taps apply in the order they were hung."""
-    module.__dict__.setdefault(_SLOT, []).append(tap)
+    module.__dict__.setdefault(SLOT, []).append(tap)
     try:
         yield
     finally:
-        taps = module.__dict__[_SLOT]
+        taps = module.__dict__[SLOT]
         taps.remove(tap)
         if not taps:
-            del module.__dict__[_SLOT]
+            del module.__dict__[SLOT]
 
 
 def _tapped(
@@ -192,6 +192,21 @@ class AttentionCall:
                 self.own(self.module, query, self.key, self.value, additive, **kwargs)
         except _Seen:
             pass
+
+    def in_float32(self) -> AttentionCall:
+        """The same call with q, k, v (and what is added to the scores) in float32."""
+        if self.query.dtype == torch.float32:
+            return self
+        mask = self.mask
+        if mask is not None and mask.dtype != torch.bool:
+            lowest = mask <= torch.finfo(mask.dtype).min / 2
+            mask = mask.float().masked_fill(lowest, torch.finfo(torch.float32).min)
+        kwargs = {
+            name: value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+            for name, value in self.kwargs.items()
+        }
+        q, k, v = (tensor.float() for tensor in (self.query, self.key, self.value))
+        return replace(self, query=q, key=k, value=v, mask=mask, kwargs=kwargs)
 
     @property
     def causal(self) -> bool:

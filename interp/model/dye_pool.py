@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp.model.dyes import LayerDyes
+from interp.model.linear_parts import Scaling
 
 _SAME = 1e-4  # 1 - |cosine| of two columns that are one; random ones of 16 rows are never as near
 
@@ -22,17 +23,31 @@ class Traced:
         strand: which projection.
         column: which entry of its output.
         factor: the constant it arrives times (the scale of a query, say).
-        gain: of the norm inside the attention that it passes, which divides by its input's scale besides.
-        norm: which of the layer's inner norms it passes, -1 for none.
+        norm: which of ``norms`` it passes, -1 for none.
+        inside: which entry of that norm's input it is.
+        norms: the layer's inner norms, which divide by their input's scale besides.
+        rows: prompts of a norm's input.
         centred: whether one of those takes off a mean.
     """
 
     strand: Int[Tensor, "*entries"]
     column: Int[Tensor, "*entries"]
     factor: Float[Tensor, "*entries"]
-    gain: Float[Tensor, "*entries"]
     norm: Int[Tensor, "*entries"]
+    inside: Int[Tensor, "*entries"]
+    norms: Sequence[Scaling]
+    rows: int
     centred: bool
+
+    @property
+    def gain(self) -> Float[Tensor, "*entries"]:
+        """Of the norm inside the attention that each entry passes, as its parameters are now; 1 without one."""
+        made = torch.ones_like(self.factor)
+        for number, norm in enumerate(self.norms):
+            mine = self.norm == number
+            if bool(mine.any()):
+                made[mine] = norm.gain().factor.reshape(self.rows, -1)[0].double().cpu()[self.inside[mine]]
+        return made
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +76,8 @@ class Pool:
         self.dyes = [dyes.outputs[strand.module].reshape(rows, -1, dyes.outputs[strand.module].shape[-1]) for strand in
                      strands]  # fmt: skip
         self.norms = list(dyes.norms.values())
+        self.scalings = [Scaling(module, marked.x.new_zeros(()).expand(marked.x.shape)) for module, marked in
+                         dyes.norms.items()]  # fmt: skip
         first = [dye[:, 0].double() for dye in self.dyes]
         self.columns = torch.cat(first, dim=1)
         self.strand = torch.cat([torch.full((dye.shape[1],), i) for i, dye in enumerate(first)])
@@ -70,7 +87,7 @@ class Pool:
         """Where the entries of ``target [row, ...]`` come from; None where one of them is no dye."""
         flat = target.reshape(self.rows, -1).double()
         place, factor = _match(flat, self.columns)
-        gain, norm = torch.ones_like(factor), torch.full_like(place, -1)
+        norm, entry = torch.full_like(place, -1), torch.zeros_like(place)
         for number, marked in enumerate(self.norms):
             left = (place < 0).nonzero().flatten()
             if not len(left):
@@ -80,7 +97,7 @@ class Pool:
             inside, _ = _match(unmarked, marked.x.reshape(self.rows, -1).double())
             met = (found >= 0) & (inside >= 0)
             place[left[met]], factor[left[met]], norm[left[met]] = found[met], times[met], number
-            gain[left[met]] = marked.gain.factor.reshape(self.rows, -1)[0].double()[inside[met]]
+            entry[left[met]] = inside[met]
         if bool((place < 0).any()):
             return None
         shape, cpu = target.shape[1:], place.cpu()
@@ -88,8 +105,10 @@ class Pool:
             strand=self.strand[cpu].view(shape),
             column=self.column[cpu].view(shape),
             factor=factor.cpu().view(shape),
-            gain=gain.cpu().view(shape),
             norm=norm.cpu().view(shape),
+            inside=entry.cpu().view(shape),
+            norms=tuple(self.scalings),
+            rows=self.rows,
             centred=any(self.norms[number].gain.centred for number in norm.unique().tolist() if number >= 0),
         )
 

@@ -70,8 +70,9 @@ def head_weights(model: Model, stack: Stack, layer: int, *, fold: Fold | str = "
     """The matrices of every head of one layer, on the model's device.
 
     Which entries of which projection belong to a head is found by behaviour, on this very checkpoint: one forward of a
-    few tokens (once per model) in which every projection's output is replaced by random numbers, which are then looked
-    for in q, k and v. Quantised and adapted projections are shown an identity matrix in place of reading a weight.
+    few tokens (and another once parameters changed) in which every projection's output is replaced by random numbers,
+    which are then looked for in q, k and v. Quantised and adapted projections are shown an identity matrix in place of
+    reading a weight. Edits in force (``interp.edited``) change no weight.
 
     Args:
         model: the handle.
@@ -135,8 +136,8 @@ class _Maps:
         weight, bias, found = self.entries(traced)
         if (found > 0) != (root > 0):
             raise Unsupported(f"The projections of {self.where} read another input than was expected of them.")
-        gain = self.wiring.read
-        if self.fold != "none" and gain is not None and root == 0:
+        gain = self.wiring.read if self.fold != "none" and root == 0 else None
+        if gain is not None:
             bias = bias + gain.bias.reshape(-1, gain.bias.shape[-1])[0] @ weight
             weight = folded(weight, gain, centre=self.fold == "norm")
         shape = traced.strand.shape
@@ -198,10 +199,11 @@ def _written(stack: Stack, layer: Layer, wiring: LayerWiring, fold: str) -> Tens
         )
     weight = own.weight
     if fold != "none":
-        if wiring.write is not None:
-            if fold == "norm" and wiring.write.centred:
+        gain = wiring.write
+        if gain is not None:
+            if fold == "norm" and gain.centred:
                 weight = weight - weight.mean(1, keepdim=True)
-            weight = weight * wiring.write.factor.reshape(-1, wiring.write.factor.shape[-1])[0].double()
+            weight = weight * gain.factor.reshape(-1, gain.factor.shape[-1])[0].double()
         weight = weight * stack.multiplier(Site.ATTN_OUT)
     return weight.view(layer.n_heads, layer.d_head, -1)
 

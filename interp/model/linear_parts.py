@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from interp.errors import Unsupported
+
 _LARGE = 64.0  # of a norm's test input: an eps that it does not tell is nothing beside 64^2
 _EPS_NAMES = ("eps", "variance_epsilon", "epsilon")
 _ROWS = 256  # of the identity that are shown at once
@@ -47,6 +49,39 @@ class Gain:
     bias: Tensor
     centred: bool
     scaled: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Scaling:
+    """A norm whose gain is read whenever it is asked for, since training and loading change it.
+
+    Attributes:
+        module: the norm.
+        like: of the shape, dtype and device of its input (one number, expanded).
+    """
+
+    module: nn.Module
+    like: Tensor
+
+    @staticmethod
+    def of(module: nn.Module, x: Tensor) -> Scaling | None:
+        """The norm ``module``, which was given ``x``; None where it is no norm."""
+        made = Scaling(module, x.new_zeros(()).expand(x.shape))
+        return None if norm_gain(module, made.like) is None else made
+
+    def gain(self) -> Gain:
+        """What it multiplies its input by now.
+
+        Raises:
+            Unsupported: it is no norm any more.
+        """
+        found = norm_gain(self.module, self.like)
+        if found is None:
+            raise Unsupported(
+                f"A {type(self.module).__name__} that stood for a norm when the model was probed answers like none now "
+                "(NaN or infinity among its parameters, or another forward). Load the model anew."
+            )
+        return found
 
 
 def nearness(dtype: torch.dtype) -> float:

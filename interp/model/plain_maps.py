@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -83,22 +84,22 @@ class PlainMaps:
 def plain_maps(call: AttentionCall) -> PlainMaps | None:
     """The plain formula for this call, ``None`` where the architecture's own eager function computes another.
 
-    Tried on a few rows of this very call: soft-caps, sink logits, position biases and whatever else an architecture
-    does between the product and the softmax show there.
+    Tried in float32 on a few rows of this very call: soft-caps, sink logits, position biases and whatever else an
+    architecture does between the product and the softmax show there.
     """
     if any(call.kwargs.get(name) is not None for name in _BEYOND) or call.query.shape[1] % call.key.shape[1]:
         return None
-    length, short = call.query.shape[2], call
+    length, short = call.query.shape[2], call.in_float32()
     if call.causal and length > _TRIED and call.key.shape[2] == length:
         length = _TRIED  # later keys are not seen from these rows
-        query, key, value = (tensor[:, :, :length] for tensor in (call.query, call.key, call.value))
-        short = AttentionCall(call.own, call.module, query, key, value, None, call.kwargs)
+        query, key, value = (tensor[:, :, :length] for tensor in (short.query, short.key, short.value))
+        short = replace(short, query=query, key=key, value=value)
     rows = sorted({length - 1, length - 2, length * 2 // 3, length // 3} & set(range(length)))
     wanted = torch.tensor([rows], device=call.query.device).expand(call.query.shape[0], -1)
     witness = _Witness()
     short.show(witness, wanted)
     maps = PlainMaps(short).of(wanted)
-    return PlainMaps(call) if witness.agrees(maps, call.query.dtype) else None
+    return PlainMaps(call) if witness.agrees(maps) else None
 
 
 class _Witness:
@@ -131,15 +132,15 @@ class _Witness:
         self.seen.append(torch.where(visible.any(-1, keepdim=True), pattern, torch.zeros_like(pattern)).float())
         return pattern
 
-    def agrees(self, maps: Maps, dtype: torch.dtype) -> bool:
-        """Whether the maps are those that were seen, to the rounding of ``dtype``."""
+    def agrees(self, maps: Maps) -> bool:
+        """Whether the maps are those that were seen, to the rounding of float32."""
         if len(self.seen) != 2:  # noqa: PLR2004 - scores and pattern: no softmax was met
             return False
         scores, pattern = self.seen
         width = maps.pattern.shape[-1]
         if bool((pattern[..., width:] != 0).any()):
             return False
-        slack = 64 * torch.finfo(dtype).eps
+        slack = 64 * torch.finfo(torch.float32).eps
         open_ = torch.isfinite(scores[..., :width]) & maps.visible
         apart = torch.where(open_, scores[..., :width] - maps.scores, torch.zeros_like(maps.scores)).abs()
         size = torch.where(open_, maps.scores, torch.zeros_like(maps.scores)).abs().amax().clamp(min=1)

@@ -111,8 +111,8 @@ class Watcher(Protocol):
         """The only query rows that it wants, as columns; all for None."""
         ...
 
-    def features(self, layer: int, n_keys: int) -> Float[Tensor, "#batch key feature"] | None:
-        """Columns that every row is multiplied by, for ``block``'s ``products``; None for none."""
+    def features(self, layer: int, n_keys: int, rows: Tensor) -> Float[Tensor, "#batch key feature"] | None:
+        """Columns that every row of the block of ``rows [batch, row]`` is multiplied by, or None."""
         ...
 
     def start(self, layer: int, seen: Mapping[Site, Tensor]) -> None:

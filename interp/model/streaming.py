@@ -171,7 +171,8 @@ class _Layers:
         self.start(layer)
         early = self.held.get(layer, {})
         for wanted in self.showing.groups():
-            for rows in self.showing.cut(wanted, pattern.shape):
+            for columns in self.showing.cut(wanted, pattern.shape):
+                rows = columns.to(pattern.device)
                 index = rows.unsqueeze(1).unsqueeze(-1)
                 some = [
                     x.expand(len(rows), *x.shape[1:]).gather(2, index.expand(-1, x.shape[1], -1, x.shape[3]))
@@ -216,13 +217,14 @@ class StreamTap:
         self.layers.start(self.layer)
         showing = self.layers.showing
         plain = plain_maps(call)
+        own = call.in_float32() if plain is None else call
         early = self.layers.held.get(self.layer, {})
         shape = (*call.query.shape[:3], call.key.shape[2])
         for group in showing.groups():
             for rows in showing.cut(group, shape):
                 if plain is None:
                     self._group = group
-                    call.show(self, rows.to(call.query.device))
+                    own.show(self, rows.to(call.query.device))
                 else:
                     scores, pattern, visible = plain.of(rows.to(call.query.device))
                     showing.show(group, self.layer, rows, scores, pattern, visible, early)
@@ -331,7 +333,7 @@ class _Showing:
 
     def _products(self, group: tuple[Watcher, ...], block: Block) -> list[Tensor | None]:
         """``block.pattern @ features`` of each watcher, from one matrix product."""
-        asked = [watcher.features(block.layer, block.n_keys) for watcher in group]
+        asked = [watcher.features(block.layer, block.n_keys, block.rows) for watcher in group]
         columns = [features for features in asked if features is not None]
         if not columns:
             return [None] * len(group)

@@ -21,6 +21,7 @@ from interp.model.probe import probe_batch, probe_inputs
 from interp.model.scopes import evaluating, removing
 from interp.model.session import Session
 from interp.model.stacks import Stack
+from interp.model.suspension import suspended
 
 _TOKENS = 8192  # of the vocabulary at once
 _ROWS = 2  # prompts, whose embeddings differ while everything added to them is the same
@@ -146,7 +147,13 @@ def _ends(model: Model, stack: Stack) -> Ends:
     for inputs in probe_inputs(model, _ROWS)[::-1]:  # without an image, where that will do
         seen = _Seen()
         session = Session(model, probe_batch(model, inputs), [], ats)
-        with torch.no_grad(), evaluating(model.hf), session, _watching(model, embedding, unembedding, seen):
+        with (
+            torch.no_grad(),
+            evaluating(model.hf),
+            suspended(model.hf),
+            session,
+            _watching(model, embedding, unembedding, seen),
+        ):
             try:
                 model.hf(**inputs)
             except Exception:  # a family's own complaint about inputs made up here

@@ -23,12 +23,13 @@ from interp.model.dye_pool import Pool, Strand, Traced
 from interp.model.dyes import LayerDyes, dyed
 from interp.model.handle import Model
 from interp.model.inputs import takes
-from interp.model.linear_parts import Gain, nearness, norm_gain
+from interp.model.linear_parts import Gain, Scaling, nearness
 from interp.model.operands import Operands, recording_operands
 from interp.model.probe import probe_batch, probe_inputs
 from interp.model.scopes import evaluating
 from interp.model.session import Session
 from interp.model.stacks import Layer, Stack
+from interp.model.suspension import foreign_hooks, suspended
 
 _SITES = (Site.Q, Site.K, Site.V, Site.PATTERN, Site.Z)
 _ROWS = 16  # prompts of the probe: with fewer, two random columns might look alike
@@ -46,8 +47,8 @@ class LayerWiring:
         turn: ``[d_qk, d_qk]`` what a query is multiplied by from the right per position (the rotary embedding; an
             identity without one); None where it is not a power of one matrix, or was not seen.
         mixes: None where z is the mixture of v under the pattern (times a number per head); else what stands between.
-        read: the norm that attention reads the residual through; None where it reads the residual itself.
-        write: what stands between the output projection and the residual; None for nothing.
+        reader: the norm that attention reads the residual through; None where it reads the residual itself.
+        writer: what stands between the output projection and the residual; None for nothing.
         like: an empty tensor of the dtype and device of the output projection's output.
         read_trouble, write_trouble: why what stands there is not understood; empty where it is.
     """
@@ -58,42 +59,74 @@ class LayerWiring:
     v: Traced
     turn: Float[Tensor, "d_qk d_qk"] | None
     mixes: str | None
-    read: Gain | None
-    write: Gain | None
+    reader: Scaling | None
+    writer: Scaling | None
     like: Tensor
     read_trouble: str = ""
     write_trouble: str = ""
 
+    @property
+    def read(self) -> Gain | None:
+        """What ``reader`` multiplies by, as its parameters are now."""
+        return None if self.reader is None else self.reader.gain()
+
+    @property
+    def write(self) -> Gain | None:
+        """What ``writer`` multiplies by, as its parameters are now."""
+        return None if self.writer is None else self.writer.gain()
+
 
 @dataclass(frozen=True, eq=False)
 class StackWiring:
-    """The wiring of every layer of a stack that has attention, and the modules that it was found on."""
+    """The wiring of every layer of a stack that has attention, and what it was found on.
+
+    Attributes:
+        layers: by block index.
+        modules: those of the blocks.
+        state: where their parameters lie, and how often each was written to.
+        hooks: somebody else's hooks that were in force.
+    """
 
     layers: Mapping[int, LayerWiring]
     modules: Sequence[nn.Module] = field(default_factory=tuple)
+    state: Sequence[tuple[int, int]] = field(default_factory=tuple)
+    hooks: frozenset[int] = frozenset()
 
-    def holds(self, stack: Stack) -> bool:
-        """Whether the stack still consists of the modules that were traced."""
+    def holds(self, model: Model, stack: Stack) -> bool:
+        """Whether the stack still consists of the modules that were traced, with the parameters that they had."""
         now = _modules(stack)
-        return len(now) == len(self.modules) and all(a is b for a, b in zip(now, self.modules, strict=True))
+        same = len(now) == len(self.modules) and all(a is b for a, b in zip(now, self.modules, strict=True))
+        return same and _state(stack) == self.state and foreign_hooks(model.hf) == self.hooks
 
 
 def wiring_of(model: Model, stack: Stack) -> StackWiring:
-    """The wiring of ``stack``, traced once per model by one forward of a few tokens; the model is left as found.
+    """The wiring of ``stack``, traced by one forward of a few tokens, and again once modules or parameters change.
+
+    Edits that are in force (``interp.edited``) are suspended for that forward; the model is left as found.
 
     Raises:
         Unsupported: an entry of q, k or v is no entry of a projection, with the layer and the reason.
     """
     known = model.wirings.get(stack.name)
-    if known is not None and known.holds(stack):
+    if known is not None and known.holds(model, stack):
         return known
-    made = _traced(model, stack)
+    with suspended(model.hf):
+        made = _traced(model, stack)
     model.wirings[stack.name] = made
     return made
 
 
 def _modules(stack: Stack) -> list[nn.Module]:
     return [module for block in stack.blocks for module in block.modules()]
+
+
+def _state(stack: Stack) -> list[tuple[int, int]]:
+    """Address and version of every parameter of the blocks: both tell of training, loading and folding."""
+    return [
+        (parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version)
+        for block in stack.blocks
+        for parameter in block.parameters()
+    ]
 
 
 def _traced(model: Model, stack: Stack) -> StackWiring:
@@ -159,7 +192,7 @@ def _traced_on(
     made = {
         layer.index: _layer_wiring(stack, layer, seen[layer.index], found, calls[layer.index], rows) for layer in layers
     }
-    return StackWiring(made, tuple(_modules(stack)))
+    return StackWiring(made, tuple(_modules(stack)), _state(stack), foreign_hooks(model.hf))
 
 
 def _layer_wiring(
@@ -187,8 +220,8 @@ def _layer_wiring(
             )
         traced[name] = made
     turn = _turn(pool, traced, q, k) if q.shape[1] == k.shape[1] and not (stack.family.packed or stack.cross) else None
-    read, read_trouble = _reading(stack, dyes)
-    write, write_trouble = _writing(stack, dyes)
+    reader, read_trouble = _reading(stack, dyes)
+    writer, write_trouble = _writing(stack, dyes)
     mixes = _mixing(found, layer, v)
     return LayerWiring(
         strands=tuple(strands),
@@ -197,8 +230,8 @@ def _layer_wiring(
         v=traced["v"],
         turn=turn,
         mixes=mixes,
-        read=read,
-        write=write,
+        reader=reader,
+        writer=writer,
         like=torch.empty(0) if dyes.raw is None else dyes.raw.flatten()[:0].clone(),
         read_trouble=read_trouble,
         write_trouble=write_trouble,
@@ -274,7 +307,7 @@ def _turn(pool: Pool, traced: Mapping[str, Traced], q: Tensor, k: Tensor) -> Ten
     return turn
 
 
-def _reading(stack: Stack, dyes: LayerDyes) -> tuple[Gain | None, str]:
+def _reading(stack: Stack, dyes: LayerDyes) -> tuple[Scaling | None, str]:
     """The norm through which attention reads the residual, and why it is not understood."""
     x = dyes.roots[0]
     if dyes.residual is not None and dyes.residual.shape == x.shape and torch.equal(dyes.residual, x):
@@ -284,21 +317,21 @@ def _reading(stack: Stack, dyes: LayerDyes) -> tuple[Gain | None, str]:
     for module, before, after in dyes.beside:
         through = stack.cross or dyes.residual is None or before.shape != dyes.residual.shape
         if (through or torch.equal(before, dyes.residual)) and after.shape == x.shape and torch.equal(after, x):  # pyright: ignore[reportArgumentType]
-            gain = norm_gain(module, before)
-            if gain is not None:
-                return gain, ""
+            norm = Scaling.of(module, before)
+            if norm is not None:
+                return norm, ""
     return None, "what stands between the residual and its attention is no norm of the residual"
 
 
-def _writing(stack: Stack, dyes: LayerDyes) -> tuple[Gain | None, str]:
+def _writing(stack: Stack, dyes: LayerDyes) -> tuple[Scaling | None, str]:
     """What stands between the output projection and the residual, and why it is not understood."""
     raw, written = dyes.raw, dyes.written
     if raw is None or written is None or raw.numel() != written.numel():
         return None, "what its attention adds to the residual was not seen"
     if torch.equal(raw.reshape(written.shape), written):
         return None, ""
-    gain = norm_gain(dyes.writer, raw.reshape(written.shape))
-    return gain, "" if gain is not None else "what stands between its output projection and the residual is no norm"
+    norm = Scaling.of(dyes.writer, raw.reshape(written.shape))
+    return norm, "" if norm is not None else "what stands between its output projection and the residual is no norm"
 
 
 def _mixing(found: Mapping[tuple[Site, int], Tensor], layer: Layer, v: Tensor) -> str | None:

@@ -102,7 +102,8 @@ class Measured:
         bins: labels of the last axis.
         sample_axis: ``"prompt"``, ``"seed"``, or None for one number per head (then sample has length 1).
         unit: ``"query"`` heads or ``"kv"`` heads.
-        metadata: what a reader of the table should know.
+        metadata: what a reader of the table should know; ``"tokens"`` is the length of each prompt.
+        totals: metadata that is counted over the prompts, name -> number or name -> mapping to numbers.
     """
 
     by_layer: Mapping[int, Tensor]
@@ -110,6 +111,7 @@ class Measured:
     sample_axis: str | None = "prompt"
     unit: str = "query"
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    totals: Mapping[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def nowhere(stack: Stack, layer: int, samples: int) -> Tensor:

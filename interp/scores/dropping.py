@@ -35,7 +35,7 @@ def dropped_columns(sinks: Sinks, batch: Batch, stack: Stack) -> Bool[Tensor, "b
         wanted = tuple(sinks.shape) if mask is None else tuple(mask.shape)
         if sinks.ndim != 2 or tuple(sinks.shape) != wanted:  # noqa: PLR2004 - batch, key
             raise BadInput(f"exclude_sinks: a mask of shape {list(sinks.shape)}; expected [batch, key] {list(wanted)}.")
-        member = sinks
+        member = sinks if mask is None else sinks.to(mask.device)
     elif mask is None:
         raise BadInput(
             f"exclude_sinks={sinks!r}: the keys of stack {stack.name!r} are not tokens; give a BoolTensor "

@@ -120,7 +120,12 @@ def part_of(settings: Settings, wanted: Sequence[Wanted], index: Tensor, size: i
     """
 
     def cut(value: Any) -> Any:
-        return value[index] if isinstance(value, Tensor) and value.ndim > 1 and value.shape[0] == size else value
+        if isinstance(value, Mapping):
+            return {name: cut(part) for name, part in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(cut(part) for part in value)
+        of_prompts = isinstance(value, Tensor) and value.ndim > 1 and value.shape[0] == size
+        return value[index.to(value.device)] if of_prompts else value
 
     smaller = [replace(one, options={name: cut(value) for name, value in one.options.items()}) for one in wanted]
     return replace(settings, exclude_sinks=cut(settings.exclude_sinks)), smaller
@@ -130,10 +135,26 @@ def joined(parts: Sequence[Mapping[str, Measured]]) -> dict[str, Measured]:
     """Label -> what was found on all parts, one after the other."""
     if len(parts) == 1:
         return dict(parts[0])
-    made = {}
-    for label, first in parts[0].items():
-        layers = {
-            layer: torch.cat([part[label].by_layer[layer] for part in parts]) for layer in parts[0][label].by_layer
-        }
-        made[label] = replace(first, by_layer=layers)
-    return made
+    return {label: _joined([part[label] for part in parts]) for label in parts[0]}
+
+
+def _joined(parts: Sequence[Measured]) -> Measured:
+    first = parts[0]
+    layers = {layer: torch.cat([part.by_layer[layer] for part in parts]) for layer in first.by_layer}
+    about: dict[str, Any] = {}
+    for name, value in first.metadata.items():
+        values = [part.metadata.get(name) for part in parts]
+        if name == "tokens" and all(isinstance(one, list) for one in values):
+            about[name] = [length for one in values for length in one or ()]
+        else:
+            about[name] = value if all(one == value for one in values) else {"by part": values}
+    totals = first.totals
+    for part in parts[1:]:
+        totals = _added(totals, part.totals)
+    return replace(first, by_layer=layers, metadata=about, totals=totals)
+
+
+def _added(one: Any, other: Any) -> Any:
+    if isinstance(one, Mapping):
+        return {name: _added(value, other[name]) for name, value in one.items()}
+    return one + other

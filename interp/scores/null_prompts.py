@@ -16,6 +16,8 @@ from interp.model.handle import Model
 from interp.names import lookup
 from interp.scores.prompts import ordinary_tokens
 
+_IDS = ("decoder_input_ids", "input_ids")  # of the default stack: an encoder-decoder's are the decoder's
+
 Change = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
 
@@ -26,7 +28,7 @@ def null_prompts(model: Model, batch: Batch, kind: str, seed: int) -> Batch:
         model: its tokenizer says which tokens are ordinary (no special, added or lone-byte tokens).
         batch: the prompts.
         kind: ``"shuffled"`` puts each prompt's ordinary tokens in another order; ``"random"`` draws ordinary tokens of
-            the vocabulary in their place.
+            the vocabulary in their place, without repetition where the vocabulary is large enough.
         seed: of the draw; a prompt's draw depends on it and on the prompt's content, not on the batch around it.
 
     Raises:
@@ -52,10 +54,16 @@ def null_prompts(model: Model, batch: Batch, kind: str, seed: int) -> Batch:
             raise BadInput(f"null={kind!r}: prompt {row} has no ordinary token to change.")
         draw = torch.Generator().manual_seed((seed * 1_000_003 + int(batch.content_keys[row])) % (1 << 63))
         ids[row, places.to(ids.device)] = change(batch.ids[row].cpu()[places], pool, draw).to(ids.device)
-    inputs: dict[str, Any] = {name: ids if value is batch.ids else value for name, value in batch.inputs.items()}
-    for name, value in batch.inputs.items():
+    inputs: dict[str, Any] = dict(batch.inputs)
+    for name in _IDS:
+        value = inputs.get(name)
         if isinstance(value, Tensor) and value.shape == batch.ids.shape and torch.equal(value, batch.ids):
             inputs[name] = ids
+            break
+    else:
+        raise BadInput(
+            f"null={kind!r}: none of the inputs {sorted(inputs)} holds the token ids that are to be changed."
+        )
     tokens = batch.tokens
     if tokens and model.tokenizer is not None:
         tokens = tuple(
@@ -70,6 +78,8 @@ def _shuffled(own: Tensor, pool: Tensor, draw: torch.Generator) -> Tensor:
 
 
 def _random(own: Tensor, pool: Tensor, draw: torch.Generator) -> Tensor:
+    if len(own) <= len(pool):
+        return pool[torch.randperm(len(pool), generator=draw)[: len(own)]]
     return pool[torch.randint(len(pool), own.shape, generator=draw)]
 
 

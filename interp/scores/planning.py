@@ -53,7 +53,7 @@ class ScorePlan:
         weights: labels that need no forward.
         parts: how many parts the prompts are taken in.
         draws: how many null draws repeat the passes.
-        detecting: one more forward before each pass finds its sinks.
+        detecting: forwards that find sinks first, one for each (prompts, stack).
     """
 
     passes: Mapping[tuple[str, str], tuple[str, ...]]
@@ -61,12 +61,12 @@ class ScorePlan:
     weights: tuple[str, ...]
     parts: int = 1
     draws: int = 0
-    detecting: bool = False
+    detecting: int = 0
 
     @property
     def forwards(self) -> int:
-        """Shared forwards; those of ``own`` come on top."""
-        return len(self.passes) * self.parts * (1 + self.draws) * (1 + self.detecting)
+        """Shared forwards and those that find sinks; those of ``own`` come on top."""
+        return (len(self.passes) + self.detecting) * self.parts * (1 + self.draws)
 
     def __str__(self) -> str:
         lines = []
@@ -74,9 +74,10 @@ class ScorePlan:
         times += f" x (1 + {self.draws} null draws)" if self.draws else ""
         for (prompts, stack), labels in self.passes.items():
             what = "the prompts" if prompts == "given" else f"prompts drawn by {prompts.split(':')[1]}"
-            count = "2 forwards (the first finds sinks)" if self.detecting else "1 forward"
-            lines.append(f"{count}{times} of {what} (stack {stack}): {', '.join(labels)}")
+            lines.append(f"1 forward{times} of {what} (stack {stack}): {', '.join(labels)}")
         lines += [f"{label}: {text}{times}" for label, text in self.own.items()]
+        if self.detecting:
+            lines.insert(0, f"{self.detecting} forward{'s' if self.detecting > 1 else ''}{times} to find sinks")
         if self.weights:
             lines.append(f"no forward: {', '.join(self.weights)}")
         return "\n".join(lines)
@@ -146,8 +147,9 @@ def plan_of(wanted: Iterable[Wanted], *, parts: int = 1, draws: int = 0, detecti
         wanted: from :func:`wanted_scores`.
         parts: how many parts the prompts are taken in.
         draws: how many null draws repeat the passes.
-        detecting: whether one more forward before each pass finds its sinks.
+        detecting: whether forwards of their own find sinks first.
     """
+    wanted = list(wanted)
     passes: dict[tuple[str, str], tuple[str, ...]] = {}
     own: dict[str, str] = {}
     weights: list[str] = []
@@ -159,7 +161,8 @@ def plan_of(wanted: Iterable[Wanted], *, parts: int = 1, draws: int = 0, detecti
             weights.append(one.label)
         else:
             own[one.label] = one.entry.forwards or "its own forwards"
-    return ScorePlan(passes, own, tuple(weights), parts, draws, detecting)
+    places = {(one.entry.prompts, one.stack.name) for one in wanted if one.entry.needs != "weights"}
+    return ScorePlan(passes, own, tuple(weights), parts, draws, len(places) if detecting else 0)
 
 
 def function_of(path: str) -> Callable[..., Any]:

@@ -34,8 +34,8 @@ class Reducer:
         self.ask = ask
         self.rows: Tensor | None = None
 
-    def features(self, layer: int, n_keys: int) -> Tensor | None:
-        """``[batch or 1, key, feature]`` columns that every row is multiplied by; None for none."""
+    def features(self, layer: int, n_keys: int, rows: Tensor) -> Tensor | None:
+        """``[batch or 1, key, feature]`` columns that every row of the block of ``rows`` is multiplied by, or None."""
         return None
 
     def start(self, layer: int, seen: Mapping[Site, Tensor]) -> None:

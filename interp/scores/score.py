@@ -44,8 +44,10 @@ def score(
     """Label -> score of every head, per prompt; a dict with ``.plan``, ``.nulls`` and ``.table()``.
 
     Scores that reduce attention maps share one forward per kind of prompts and stack. The model's own fast attention
-    makes the output; maps are computed beside it by blocks of query rows and never held, so that memory grows with the
-    prompts' length and not with its square.
+    makes the output; maps are computed beside it by blocks of query rows and forgotten, so that memory grows with the
+    prompts' length and not with its square. Where a layer makes whole maps of its own accord (a model loaded with eager
+    attention, a family that bypasses the attention interface, an edited layer, a packed vision tower) those are looked
+    at.
 
     Args:
         model: the handle.
@@ -80,9 +82,10 @@ def score(
     """
     if not isinstance(batch, Batch):
         raise BadInput(f"score: the batch is a {type(batch).__name__}; expected what interp.encode(...) returns.")
-    for name, value in (("batch_size", batch_size), ("draws", draws)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise BadInput(f"score: {name}={value!r}; expected a whole number of at least 1.")
+    numbers = (("batch_size", batch_size, 1), ("draws", draws, 1), ("block", block, 1), ("seed", seed, 0))
+    for name, value, least in numbers:
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            raise BadInput(f"score: {name}={value!r}; expected a whole number of at least {least}.")
     if null is not None:
         lookup(null, KINDS, "null")
     wanted = wanted_scores(model, names, stack)
@@ -198,7 +201,7 @@ def _table(one: Wanted, found: Measured, model: Model, sinks: Sinks) -> HeadScor
         unit=found.unit,
         exists=_exists(one.stack, found.unit),
         positions=found.bins,
-        metadata={**about, **found.metadata},
+        metadata={**about, **found.metadata, **found.totals},
     )
 
 

@@ -50,7 +50,8 @@ class Scores(dict[str, HeadScores]):
         """One row per head, one column per score that is one number; beside it, where there are nulls, three more.
 
         ``<score> null`` is the mean over null draws, ``<score> null 95%`` their 95th percentile, and ``<score> p`` is
-        ``(1 + #{null >= value}) / (1 + draws)``. Heads of key/value units and scores with several numbers per head are
+        ``(1 + #{null >= value}) / (1 + draws)`` over the draws that have a value (random prompts may have no repeats,
+        and then no induction score). Heads of key/value units and scores with several numbers per head are
         left out: look at their own tables.
         """
         columns: dict[str, pd.Series] = {}
@@ -60,12 +61,9 @@ class Scores(dict[str, HeadScores]):
             columns[label] = _by_head(scores, scores.values)
             if label in self.nulls:
                 draws = self.nulls[label].samples
-                with np.errstate(invalid="ignore"):
-                    high = np.nanquantile(draws, _TAIL, axis=0)
-                    p = (1 + (draws >= scores.values).sum(0)) / (1 + len(draws))
                 columns[f"{label} null"] = _by_head(scores, self.nulls[label].values)
-                columns[f"{label} null 95%"] = _by_head(scores, high)
-                columns[f"{label} p"] = _by_head(scores, np.where(np.isnan(scores.values), np.nan, p))
+                columns[f"{label} null 95%"] = _by_head(scores, _quantile(draws, _TAIL))
+                columns[f"{label} p"] = _by_head(scores, _p_values(scores.values, draws))
         if not columns:
             raise BadInput(
                 f"No score here is one number per query head ({', '.join(self)}); look at each by its own .table()."
@@ -109,3 +107,17 @@ def _by_head(scores: HeadScores, values: np.ndarray) -> pd.Series:
     cells = np.argwhere(scores.exists[stack])
     labels = [f"{prefix}L{layer}.H{head}" for layer, head in cells]
     return pd.Series(values[tuple(cells.T)], index=labels)
+
+
+def _quantile(draws: np.ndarray, share: float) -> np.ndarray:
+    """``[layer, head]`` the quantile over the draws that have a value, NaN where none has."""
+    there = np.isfinite(draws).any(0)
+    return np.where(there, np.nanquantile(np.where(there, draws, 0.0), share, axis=0), np.nan)
+
+
+def _p_values(values: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """``[layer, head]`` ``(1 + #{draw >= value}) / (1 + n)`` over the n draws that have a value, NaN without any."""
+    number = np.isfinite(draws).sum(0)
+    with np.errstate(invalid="ignore"):
+        p = (1 + (draws >= values).sum(0)) / (1 + number)
+    return np.where((number > 0) & np.isfinite(values), p, np.nan)

@@ -93,7 +93,7 @@ def _whole_block(reducer: Reducer, ask: Ask, layer: int, pattern: Any, scores: A
     visible = (scores > -torch.inf) & real[:, None, :, None]
     kept = None if ask.dropped is None else ~ask.dropped
     block = Block(ask.stack, layer, rows, real, pattern * real[:, None, :, None], visible, kept, scores, early)
-    features = reducer.features(layer, block.n_keys)
+    features = reducer.features(layer, block.n_keys, block.rows)
     products = None
     if features is not None:
         products = block.pattern @ features.float().unsqueeze(1)

@@ -11,6 +11,8 @@ from torch import Tensor
 
 import interp
 from interp import At, Batch, Site
+from interp.model import streaming
+from interp.model.plain_maps import plain_maps
 from interp.model.row_blocks import Block
 from interp.model.streaming import stream
 
@@ -35,7 +37,7 @@ class Collector:
         self.held: dict[tuple[int, Site], Tensor] = {}
         self.rows_of_blocks: list[int] = []
 
-    def features(self, layer: int, n_keys: int) -> Tensor:
+    def features(self, layer: int, n_keys: int, rows: Tensor) -> Tensor:
         return self.weights[:, :n_keys]
 
     def start(self, layer: int, seen: Mapping[Site, Tensor]) -> None:
@@ -164,5 +166,33 @@ def test_half_precision_rows_are_softmaxed_in_float32(case_of: Callable[[str], C
     for layer, found in seen.pattern.items():
         assert found.dtype == torch.float32
         torch.testing.assert_close(found, truth[layer, Site.PATTERN].float(), rtol=0, atol=3e-2)
-        if name in ("gpt2", "llama"):  # the others' own arithmetic, with a soft-cap or a sink, rounds as they do
+        if name != "gpt_oss":  # a sink takes its share
             torch.testing.assert_close(found.sum(-1), torch.ones(found.shape[:-1]), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_arithmetic_of_ones_own_is_not_taken_for_the_plain_formula(
+    case_of: Callable[[str], Case], monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    """Another scale that no keyword tells of: maps come from the architecture's own function, in half precision too."""
+    from transformers.models.llama import modeling_llama
+
+    case = case_of("llama")
+    model = interp.load(deepcopy(case.hf).to(dtype), check=False)
+    own = modeling_llama.eager_attention_forward
+
+    def colder(module, query, key, value, mask, **kwargs):  # type: ignore[no-untyped-def]
+        return own(module, query * 0.75, key, value, mask, **kwargs)
+
+    monkeypatch.setattr(modeling_llama, "eager_attention_forward", colder)
+    batch = interp.encode(model, inputs=case.tiny.inputs(2, LENGTH, 0))
+    truth = plain(Case(case.tiny, model), batch, "text", frozenset())
+    shapes = {layer: x.shape for (layer, site), x in truth.items() if site is Site.PATTERN}
+    seen = Collector(shapes, None, frozenset())
+    answers: list[object] = []
+    monkeypatch.setattr(streaming, "plain_maps", lambda call: answers.append(plain_maps(call)) or answers[-1])
+    stream(model, batch, [seen])
+    assert answers == [None] * len(shapes)
+    for layer, found in seen.pattern.items():
+        slack = 1e-6 if dtype == torch.float32 else 3e-2
+        torch.testing.assert_close(found, truth[layer, Site.PATTERN].float(), rtol=0, atol=slack)

@@ -198,7 +198,7 @@ class _Mass(ChosenRowMean):
         super().__init__(ask, row)
         self.member = member
 
-    def features(self, layer: int, n_keys: int) -> Tensor:
+    def features(self, layer: int, n_keys: int, rows: Tensor) -> Tensor:
         """One column: the tokens."""
         return self.member[:, :n_keys, None].float()
 

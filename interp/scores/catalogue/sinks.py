@@ -20,7 +20,10 @@ _IMAGE = {
     "tau": "an image token is a sink where its largest normalised sink dimension exceeds it; 20",
     "queries": "rows that count; the tokens after the image",
 }
-_ROWS = "rows are the tokens after the image; padding never counts; text sinks take mass but are no image tokens"
+_ROWS = (
+    "rows are the tokens after the image; padding never counts; text sinks take mass but are no image tokens; derived "
+    "sink dimensions are those of all prompts together"
+)
 _GU = "Gu et al., 2025 (When Attention Sink Emerges)"
 _KANG = "Kang et al., 2025 (See What You Are Told)"
 _SECONDARY = "On the Existence and Behaviour of Secondary Attention Sinks, 2025; shares of the depth are ours"
@@ -82,7 +85,7 @@ ENTRIES: Mapping[str, Score] = MappingProxyType(
             "pass",
             "elementwise",
             "interp.scores.sinks.secondary_sinks:secondary_sink_mass",
-            "classes of a prompt's tokens by their residuals; padding never counts; NaN without a token of the class",
+            "classes of a prompt's tokens by their residuals; padding never counts; NaN without a token of the class, and where all are left out",
             shape="profile",
             options={
                 "cosine": "with the first token's residual, from which on a token is a candidate; 0.9",
@@ -102,6 +105,7 @@ ENTRIES: Mapping[str, Score] = MappingProxyType(
             where="text",
             options=_IMAGE,
             forwards=_DERIVED,
+            whole=True,
         ),
         "visual_sink_mass": Score(
             "mass of a row on visual sinks",
@@ -115,6 +119,7 @@ ENTRIES: Mapping[str, Score] = MappingProxyType(
             where="text",
             options=_IMAGE,
             forwards=_DERIVED,
+            whole=True,
         ),
         "image_centric": Score(
             "share of rows in which a head has enough mass on the image, and enough of it off the visual sinks",
@@ -132,6 +137,7 @@ ENTRIES: Mapping[str, Score] = MappingProxyType(
                 "least_mass": "least mass on the image; 0.2",
             },
             forwards=_DERIVED,
+            whole=True,
         ),
         "massive_q": Score(
             "how many dimensions of a head's queries are massive",

@@ -99,7 +99,7 @@ class ClassUse(RowMean):
             )
         self.column = self.grid.skipped[0] + released_code
 
-    def features(self, layer: int, n_keys: int) -> Tensor:
+    def features(self, layer: int, n_keys: int, rows: Tensor) -> Tensor:
         """1 at the position."""
         return (
             torch.nn.functional.one_hot(torch.tensor(self.column), n_keys)

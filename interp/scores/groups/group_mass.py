@@ -58,7 +58,7 @@ class GroupMass(Reducer):
         self.sums: dict[int, Tensor] = {}
         self.numbers: dict[int, Tensor] = {}
 
-    def features(self, layer: int, n_keys: int) -> Float[Tensor, "#batch key group"] | None:
+    def features(self, layer: int, n_keys: int, rows: Tensor) -> Float[Tensor, "#batch key group"] | None:
         """The groups as columns; none where only the largest entries count."""
         return None if self.top is not None else self.keys[..., :n_keys].permute(1, 2, 0).float()
 

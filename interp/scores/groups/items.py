@@ -82,7 +82,7 @@ class ItemAttention(ChosenRowMean):
         self.columns = (open_columns / lengths).permute(1, 2, 0).float()  # [batch, key, item]
         self.shares = shares
 
-    def features(self, layer: int, n_keys: int) -> Float[Tensor, "batch key item"]:
+    def features(self, layer: int, n_keys: int, rows: Tensor) -> Float[Tensor, "batch key item"]:
         """The items as columns."""
         return self.columns[:, :n_keys]
 

@@ -61,7 +61,7 @@ class LookbackRatio(Reducer):
         self.number = rows.cumsum(-1) - 1  # which generated token a row predicts
         self.found: dict[int, Tensor] = {}
 
-    def features(self, layer: int, n_keys: int) -> Float[Tensor, "batch key side"]:
+    def features(self, layer: int, n_keys: int, rows: Tensor) -> Float[Tensor, "batch key side"]:
         """Context and rest as columns; later tokens get no attention."""
         return self.sides[:, :n_keys].float()
 

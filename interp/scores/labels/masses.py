@@ -43,7 +43,7 @@ class ColumnMasses(RowMean):
         if len(rows := _same_number(self.rows_counted.any(-1))):
             self.rows = rows
 
-    def features(self, layer: int, n_keys: int) -> Tensor:
+    def features(self, layer: int, n_keys: int, rows: Tensor) -> Tensor:
         """The groups, as columns that every row is multiplied by."""
         return self.columns[:, :n_keys]
 

@@ -59,7 +59,7 @@ class MassOn(ChosenRowMean):
         super().__init__(ask, chosen, bins)
         self.columns = groups.permute(1, 2, 0).float()
 
-    def features(self, layer: int, n_keys: int) -> Float[Tensor, "batch key group"]:
+    def features(self, layer: int, n_keys: int, rows: Tensor) -> Float[Tensor, "batch key group"]:
         """The groups as columns."""
         return self.columns[:, :n_keys]
 

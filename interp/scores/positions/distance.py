@@ -26,30 +26,31 @@ def distances(pattern: Float[Tensor, "*batch query key"]) -> Float[Tensor, "*bat
 
 
 class MeanDistance(QueryMean):
-    """``sum_j A[i, j] |i - j|`` as one product, ``i sum_j A[i, j] - sum_j A[i, j] j``, and twice what lies ahead."""
+    """``sum_j A[i, j] |i - j|`` as one product, ``sum_j A[i, j] (i - j)``, and twice what lies ahead.
+
+    Places are counted from the block's first row: counted from the prompt's, a head that looks at its neighbours in a
+    long text would be the small difference of two large sums.
+    """
 
     def __init__(self, ask: Ask, queries: Group) -> None:
         super().__init__(ask, queries)
         self.places = Places.of(ask)
-        place = self.places.place
-        # counted from the middle, so that products of long prompts lose the fewest digits
-        self.middle = 0.0 if place is None else float(place.max()) / 2
-        self.columns = None if place is None else torch.stack([torch.ones_like(place), place], dim=-1).float()
-        if self.columns is not None:
-            self.columns[..., 1] -= self.middle
 
-    def features(self, layer: int, n_keys: int) -> Tensor:
-        """A column of ones, and each key's place."""
-        if self.columns is not None:
-            return self.columns[:, :n_keys]
-        place = torch.arange(n_keys, dtype=torch.float32, device=self.ask.batch.mask.device)
-        return torch.stack([torch.ones_like(place), place], dim=-1)[None]
+    def features(self, layer: int, n_keys: int, rows: Tensor) -> Float[Tensor, "#batch key 2"]:
+        """A column of ones, and each key's place from the first row's."""
+        first = self.places.at(rows[:, :1])
+        if self.places.place is None:
+            shared = bool((rows == rows[:1]).all())
+            place = torch.arange(n_keys, device=rows.device)[None] - (first[:1] if shared else first)
+        else:
+            place = self.places.place[:, :n_keys] - first
+        return torch.stack([torch.ones_like(place), place], dim=-1).float()
 
     def per_row(self, block: Block, products: Tensor | None) -> Float[Tensor, "batch head row"]:
         """The mean distance of each row."""
         assert products is not None
-        own = (self.places.at(block.rows).to(products.dtype) - self.middle)[:, None]
-        back = own * products[..., 0] - products[..., 1]
+        own = self.places.at(block.rows) - self.places.at(block.rows[:, :1])
+        back = own.to(products.dtype)[:, None] * products[..., 0] - products[..., 1]
         ahead = later_mass(block, self.places, by_distance=True)
         return back if ahead is None else back + 2 * ahead
 
@@ -65,7 +66,7 @@ class FirstMass(QueryMean):
         super().__init__(ask, queries)
         self.tokens = tokens
 
-    def features(self, layer: int, n_keys: int) -> Tensor:
+    def features(self, layer: int, n_keys: int, rows: Tensor) -> Tensor:
         """1 at the first tokens."""
         mask = self.ask.key_mask
         device = self.ask.batch.mask.device

@@ -53,7 +53,7 @@ class OffsetProfile(QueryMean):
         self.ahead = 0 if ask.stack.causal else upto
         self.offsets = torch.arange(-self.ahead, upto + 1)
 
-    def features(self, layer: int, n_keys: int) -> Tensor:
+    def features(self, layer: int, n_keys: int, rows: Tensor) -> Tensor:
         """A column of ones, for what a row sums to."""
         return torch.ones(1, n_keys, 1, device=self.ask.batch.mask.device)
 

@@ -18,6 +18,8 @@ from interp.scores.ask import Ask
 from interp.scores.long_context.chosen_rows import standing
 from interp.scores.reducer import RowMean
 
+_HELD = 1 << 22  # entries of wanted keys that are held from layer to layer
+
 
 class PreviousToken(RowMean):
     """``mean_i A[i, i - 1]`` over the rows from a prompt's second token on."""
@@ -48,7 +50,7 @@ class MatchMass(RowMean):
         super().__init__(ask)
         self.ids, self.mask = ids_and_mask(ask)
         self.followers = followers
-        self._last: tuple[Tensor, Tensor] | None = None
+        self._held: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}
 
     def per_row(self, block: Block, products: Tensor | None) -> Float[Tensor, "batch head row"]:
         """The mass on the wanted keys."""
@@ -62,16 +64,22 @@ class MatchMass(RowMean):
         return _both(standing(block, None), wanted.any(-1))
 
     def wanted(self, block: Block) -> Bool[Tensor, "batch row key"]:
-        """The keys in question; the same for every layer, so the last answer is kept."""
-        if self._last is None or self._last[0] is not block.rows or self._last[1].shape[-1] != block.n_keys:
-            earlier = earlier_copies(self.ids, self.mask, block.rows)
-            if self.followers:
-                moved = torch.zeros_like(earlier)
-                moved[..., 1:] = earlier[..., :-1]
-                own = torch.arange(earlier.shape[-1], device=earlier.device) == block.rows.unsqueeze(-1)
-                earlier = moved & ~own  # a token does not follow into itself
-            self._last = (block.rows, earlier[..., : block.n_keys])
-        return self._last[1]
+        """The keys in question, worked out once for each layer's block of a short prompt."""
+        place = (int(block.rows[0, 0]), block.rows.shape[1], block.n_keys)
+        held = self._held.get(place)
+        if held is not None and torch.equal(held[0], block.rows):
+            return held[1]
+        earlier = earlier_copies(self.ids, self.mask, block.rows)
+        if self.followers:
+            moved = torch.zeros_like(earlier)
+            moved[..., 1:] = earlier[..., :-1]
+            own = torch.arange(earlier.shape[-1], device=earlier.device) == block.rows.unsqueeze(-1)
+            earlier = moved & ~own  # a token does not follow into itself
+        wanted = earlier[..., : block.n_keys]
+        if len(self.ids) * self.ids.shape[1] ** 2 > _HELD:  # what is held must not grow with the square of a prompt
+            self._held.clear()
+        self._held[place] = (block.rows, wanted)
+        return wanted
 
 
 def _both(

@@ -12,7 +12,7 @@ from interp.edits.groups import Group
 from interp.errors import BadInput
 from interp.model.row_blocks import Block
 from interp.scores.ask import Ask, Measured
-from interp.scores.long_context.chosen_rows import standing
+from interp.scores.long_context.chosen_rows import columns_with_filler, standing
 from interp.scores.positions.places import Places, QueryMean, require_causal, whole_number
 from interp.scores.reducer import Reducer
 
@@ -55,7 +55,7 @@ class WindowedDistance(QueryMean):
         self.offsets = torch.arange(window)
         self.curves: dict[int, Tensor] | None = {} if curves else None
 
-    def features(self, layer: int, n_keys: int) -> Tensor:
+    def features(self, layer: int, n_keys: int, rows: Tensor) -> Tensor:
         """A column of ones, for what a row sums to."""
         return torch.ones(1, n_keys, 1, device=self.ask.batch.mask.device)
 
@@ -96,6 +96,7 @@ class FutureInfluence(Reducer):
         require_causal(ask)
         self.places = Places.of(ask)
         self.chosen = None if queries is None else ask.columns(queries, "queries")
+        self.rows = None if self.chosen is None else columns_with_filler(self.chosen)
         self.band = (low, high)
         self.offsets = torch.arange(low, high + 1)
         self.sums: dict[int, Tensor] = {}

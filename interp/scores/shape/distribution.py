@@ -13,6 +13,7 @@ from interp.edits.groups import Group
 from interp.errors import BadInput
 from interp.model.row_blocks import Block
 from interp.scores.ask import Ask
+from interp.scores.long_context.chosen_rows import columns_with_filler
 from interp.scores.reducer import RowMean
 
 Queries = Group | Mapping[str, Group]  # every row, the rows of one group, or name -> group for one number each
@@ -61,6 +62,8 @@ class DistributionMean(RowMean):
             self.members = torch.stack(found, dim=-1)
         elif queries is not None:
             self.members = ask.columns(queries, "queries").unsqueeze(-1)
+        if self.members is not None:
+            self.rows = columns_with_filler(self.members.any(-1))  # no other row is computed
 
     def of_rows(self, block: Block) -> Float[Tensor, "batch head row"]:
         """One number per row."""

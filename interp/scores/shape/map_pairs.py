@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Literal
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -19,7 +19,7 @@ from interp.scores.shape.entropy import row_entropy
 from interp.scores.shape.selection import largest
 
 Measure = Literal["cosine", "jsd", "top_k"]
-ENTRIES = 1 << 26  # of all layers' maps held at once
+ENTRIES = 1 << 23  # of all layers' maps held at once; with what is made of them about 128 MiB of float32
 
 
 class PairSums(Reducer):
@@ -116,41 +116,59 @@ def _shared_information(maps: Tensor, counted: Tensor) -> Float[Tensor, "batch p
     return made
 
 
-def row_chunks(ask: Ask, queries: int | None, entries: int) -> Iterator[Int[Tensor, "batch k"] | None]:
-    """Query rows of each forward, so that all layers' maps of them have at most ``entries`` entries.
+def row_chunks(ask: Ask, queries: int | None, entries: int) -> list[Int[Tensor, "batch k"] | None]:
+    """Query rows of each forward that is needed, so that all layers' maps of them have at most ``entries`` entries.
 
     Args:
         ask: what is compared.
-        queries: how many rows of each prompt, evenly spread over its tokens; all for None.
+        queries: how many rows of each prompt, evenly spread over its tokens (one: its last), all of a prompt that has
+            no more; all for None. What a prompt is asked for does not depend on the others.
         entries: prompts x heads of all layers x rows x keys.
     """
     mask = ask.mask
     if mask is None:  # positions are not known beforehand: images, whose maps are small
-        yield None
-        return
+        return [None]
     columns = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
     if queries is not None:
-        count = min(queries, int(mask.sum(-1).min()))
-        ordinal = [torch.linspace(0, length - 1, count).round().long() for length in mask.sum(-1).tolist()]
-        columns = torch.stack(
-            [own.nonzero().flatten()[at.to(own.device)] for own, at in zip(mask, ordinal, strict=True)]
-        )
+        columns = _spread_rows(mask, queries)
     keys = ask.key_mask
     n_keys = mask.shape[1] if keys is None else keys.shape[1]
     per_row = len(mask) * n_keys * sum(ask.stack.n_heads(layer) for layer in ask.layers)
     step = max(1, entries // per_row)
-    for first in range(0, columns.shape[1], step):
-        yield columns[:, first : first + step]
+    return [columns[:, first : first + step] for first in range(0, columns.shape[1], step)]
+
+
+def _spread_rows(mask: Bool[Tensor, "batch pos"], queries: int) -> Int[Tensor, "batch k"]:
+    """Columns of ``queries`` real tokens of each prompt; shorter prompts are filled up with padding, never counted."""
+    chosen = []
+    for own in mask:
+        columns = own.nonzero().flatten()
+        count = min(queries, len(columns))
+        places = torch.linspace(0, len(columns) - 1, count).round().long() if count > 1 else torch.tensor([-1])
+        chosen.append(columns[places.to(columns.device)])
+    widest = max(len(columns) for columns in chosen)
+    filler = mask.int().argmin(-1)  # a prompt with fewer tokens than another has padding
+    return torch.stack(
+        [
+            torch.cat([columns, place.expand(widest - len(columns))])
+            for columns, place in zip(chosen, filler, strict=True)
+        ]
+    )
 
 
 def best_matching(grid: Float[Tensor, "head other"]) -> list[tuple[int, int, float]]:
-    """Pairs (row, column, value) of the matching with the largest sum, by the Hungarian method; none if one is NaN.
+    """Pairs (row, column, value) of the matching with the largest sum, by the Hungarian method.
+
+    As many as can be of the pairs that have a value: rows and columns of NaN (heads that say nothing) stay alone.
 
     Example:
         >>> best_matching(torch.tensor([[0.5, 1.0], [0.0, 0.75]]))
         [(0, 0, 0.5), (1, 1, 0.75)]
     """
-    if bool(grid.isnan().any()):
+    values, there = grid.double().cpu().numpy(), ~grid.isnan().cpu().numpy()
+    if not there.any():
         return []
-    rows, columns = linear_sum_assignment(grid.cpu().numpy(), maximize=True)
-    return [(int(a), int(b), float(grid[a, b])) for a, b in zip(rows, columns, strict=True)]
+    low, high = values[there].min(), values[there].max()
+    worst = low - (high - low + 1) * max(values.shape)  # worse than whatever the other pairs gain by it
+    rows, columns = linear_sum_assignment(np.where(there, values, worst), maximize=True)
+    return [(int(a), int(b), float(values[a, b])) for a, b in zip(rows, columns, strict=True) if there[a, b]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -57,12 +58,13 @@ class MapSimilarity:
         )
         if not rows or not columns:
             raise BadInput(f"between({first}, {second}): maps were compared of layers {list(self.layers)}.")
-        return np.nanmean(self.values[:, rows][:, :, columns], axis=0)
+        return _mean(self.values[:, rows][:, :, columns], axis=0)
 
     def matching(self, first: int, second: int) -> list[tuple[int, int, float]]:
         """Pairs (head of the first layer, head of the second, similarity) of the matching with the largest sum.
 
-        Found by the Hungarian method on the mean over prompts; with unequal numbers of heads some stay alone.
+        Found by the Hungarian method on the mean over prompts; with unequal numbers of heads some stay alone, and so do
+        heads whose similarity has no value.
         """
         return best_matching(torch.as_tensor(self.between(first, second)))
 
@@ -71,9 +73,9 @@ class MapSimilarity:
         made = np.full((len(self.layers), len(self.layers)), np.nan)
         for i, first in enumerate(self.layers):
             for j, second in enumerate(self.layers[: i + 1]):
-                pairs = self.matching(first, second) if i != j else [(0, 0, float(self.between(first, first)[0, 0]))]
-                if pairs:
-                    made[i, j] = made[j, i] = float(np.mean([value for _, _, value in pairs]))
+                own = self.between(first, first).diagonal() if i == j else None
+                values = [value for _, _, value in self.matching(first, second)] if own is None else own
+                made[i, j] = made[j, i] = float(_mean(np.asarray(values, dtype=float), axis=0))
         return made
 
     def table(self) -> pd.DataFrame:
@@ -91,6 +93,13 @@ class MapSimilarity:
 
     def __repr__(self) -> str:
         return f"MapSimilarity({self.measure}, {len(self.layers)} layers, {len(self.values)} prompts)"
+
+
+def _mean(values: np.ndarray, axis: int) -> np.ndarray:
+    """The mean of what is not NaN; NaN where nothing is left."""
+    there = ~np.isnan(values)
+    count = there.sum(axis)
+    return np.where(count > 0, np.where(there, values, 0).sum(axis) / np.maximum(count, 1), np.nan)
 
 
 def map_similarity(
@@ -115,10 +124,11 @@ def map_similarity(
         heads: ``"matched"`` compares every two heads, and layers by their best matching; ``"mean"`` each layer's mean
             map.
         k: of ``"top_k"``; rows that see no more than k keys are left out.
-        queries: how many rows of each prompt are compared, evenly spread; all for None.
+        queries: how many rows of each prompt are compared, evenly spread (one: its last); all for None.
         exclude_sinks: columns left out first, since sinks make everything look alike; see :func:`interp.score`.
         stack: whose maps, the default stack for None.
-        entries: of all layers' maps held at once; it sets the number of forwards, which is all rows' entries over this.
+        entries: of all layers' maps held at once (prompts x heads of all layers x rows x keys). It sets the number of
+            forwards, ``metadata["forwards"]``: what all rows together have of them over this; it is logged beforehand.
 
     Rows are taken a few at a time and all layers' maps of these rows are held together, so that memory does not grow
     with the square of the length. Cosine and top_k are one matrix product; jsd of matched heads looks at every entry
@@ -137,11 +147,8 @@ def map_similarity(
     _check(measure, heads, k, queries, entries)
     place = model.stack(stack)
     ask = Ask("map_similarity", model, batch, place, dropped_columns(exclude_sinks, batch, place))
-    sums, n_forwards = PairSums(ask, measure, k, mean=heads == "mean"), 0
-    for rows in row_chunks(ask, queries, entries):
-        sums.rows = rows
-        ask.stream([sums])
-        n_forwards += 1
+    sums = PairSums(ask, measure, k, mean=heads == "mean")
+    n_forwards = _gather(ask, sums, queries, entries)
     values, chance = sums.values()
     return MapSimilarity(
         values=values.cpu().numpy(),
@@ -156,6 +163,22 @@ def map_similarity(
             **({"k": k} if measure == "top_k" else {}),
         },
     )
+
+
+def _gather(ask: Ask, sums: PairSums, queries: int | None, entries: int) -> int:
+    """Run the forwards that the rows take, and say how many."""
+    chunks = row_chunks(ask, queries, entries)
+    logging.getLogger("interp.scores").info(
+        "%s: %d forwards of the prompts, since all layers' maps of some rows at a time are held (entries=%d); more "
+        "entries, fewer prompts or queries= take fewer.",
+        ask.name,
+        len(chunks),
+        entries,
+    )
+    for rows in chunks:
+        sums.rows = rows
+        ask.stream([sums])
+    return len(chunks)
 
 
 def _check(measure: Any, heads: Any, k: Any, queries: Any, entries: Any) -> None:
@@ -184,9 +207,7 @@ def layer_similarity(
     """
     _check(measure, "matched", k, queries, entries)
     sums = PairSums(ask, measure, k, mean=False)
-    for rows in row_chunks(ask, queries, entries):
-        sums.rows = rows
-        ask.stream([sums])
+    n_forwards = _gather(ask, sums, queries, entries)
     values, _ = sums.values()
     made = {layer: Measured.nowhere(ask.stack, layer, len(values)) for layer in ask.layers}
     ends = torch.tensor([0, *(ask.stack.n_heads(layer) for layer in ask.layers)]).cumsum(0).tolist()
@@ -195,4 +216,5 @@ def layer_similarity(
         for prompt, grid in enumerate(values[:, before, own].cpu()):
             for _, head, value in best_matching(grid):
                 made[ask.layers[place]][prompt, head] = value
-    return Measured(made, metadata={"measure": measure, **({"k": k} if measure == "top_k" else {})})
+    about = {"measure": measure, "forwards": n_forwards, **({"k": k} if measure == "top_k" else {})}
+    return Measured(made, metadata=about)

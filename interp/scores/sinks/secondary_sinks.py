@@ -170,17 +170,19 @@ class SinkClasses(Reducer):
         return torch.stack([first, lives.secondary, lives.copy], dim=-1)
 
     def measured(self) -> Measured:
-        """The mean over rows of the mass on each class; NaN where a prompt has no token of it."""
+        """The mean over rows of the mass on each class; NaN where a prompt has no token of it but left-out ones."""
         members = self.members()
-        there = members.any(1)[:, None]
+        left = members if self.ask.dropped is None else members & ~self.ask.dropped.to(members.device).unsqueeze(-1)
+        there = left.any(1)[:, None]
         made = {}
         for layer, mass in self.mass.items():
             member = members[:, : mass.shape[-1]].double()
             share = torch.einsum("bhk,bkc->bhc", mass, member) / self.rows_seen[layer].unsqueeze(-1)
             made[layer] = torch.where(there, share, torch.nan)
         counts = members.sum((0, 1)).tolist()
-        about = {"tokens": lengths(self.ask), "classes": dict(zip(CLASSES, counts, strict=True)), **self.shares}
-        return Measured(made, bins=CLASSES, metadata=about)
+        about = {"tokens": lengths(self.ask), **self.shares}
+        totals = {"classes": dict(zip(CLASSES, counts, strict=True))}
+        return Measured(made, bins=CLASSES, metadata=about, totals=totals)
 
 
 def secondary_sink_mass(

@@ -29,7 +29,7 @@ class _Received:
         self.mass: dict[int, Tensor] = {}
         self.number: dict[int, Tensor] = {}
 
-    def features(self, layer: int, n_keys: int) -> Tensor | None:
+    def features(self, layer: int, n_keys: int, rows: Tensor) -> Tensor | None:
         """None."""
         return None
 

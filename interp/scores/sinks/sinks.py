@@ -79,7 +79,7 @@ class Received(Reducer):
         self.sums: dict[int, Tensor] = {}
         self.numbers: dict[int, Tensor] = {}
 
-    def features(self, layer: int, n_keys: int) -> Float[Tensor, "batch key n"]:
+    def features(self, layer: int, n_keys: int, rows: Tensor) -> Float[Tensor, "batch key n"]:
         """One column per key in question."""
         keys = torch.arange(n_keys, device=self.columns.device)
         return (keys[None, :, None] == self.columns[:, None, :]).float()

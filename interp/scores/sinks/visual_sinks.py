@@ -15,6 +15,7 @@ from interp.errors import BadInput
 from interp.model.image_tokens import image_columns
 from interp.model.row_blocks import Block
 from interp.scores.ask import Ask
+from interp.scores.long_context.chosen_rows import columns_with_filler
 from interp.scores.reducer import Reducer, RowMean
 from interp.scores.sinks.sinks import first_columns
 
@@ -164,6 +165,7 @@ class VisualLooking(RowMean):
         if not bool(self.rows_wanted.any(-1).all()):
             raise BadInput(f"{ask.name}: a prompt ends with its image; give text after it, or name rows with queries=.")
         self.dimensions = sink_dimensions(ask, tau) if dimensions is None else given_dimensions(ask, dimensions)
+        self.rows = columns_with_filler(self.rows_wanted)
         self.sinks: Tensor = torch.empty(0)
         self.there: dict[int, Tensor] = {}
 
@@ -173,7 +175,7 @@ class VisualLooking(RowMean):
         self.sinks = (sink_size(x, self.dimensions) > self.tau) & self.image.to(x.device)
         self.there[layer] = self.sinks.sum(-1)
 
-    def features(self, layer: int, n_keys: int) -> Float[Tensor, "batch key feature"]:
+    def features(self, layer: int, n_keys: int, rows: Tensor) -> Float[Tensor, "batch key feature"]:
         """Image tokens, and visual sinks."""
         image = self.image.to(self.sinks.device)
         return torch.stack([image, self.sinks], dim=-1)[:, :n_keys].float()

@@ -29,8 +29,8 @@ def negative_attention_score(yes: Float[Tensor, "*row"], no: Float[Tensor, "*row
         >>> negative_attention_score(torch.tensor([0.25, 0.5]), torch.tensor([0.25, 0.0])).tolist()[0]
         0.0
     """
-    yes, no = yes.clamp(min=LEAST_MASS), no.clamp(min=LEAST_MASS)
-    return (yes + no) * (no.log() - yes.log())
+    yes, no = yes.double().clamp(min=LEAST_MASS), no.double().clamp(min=LEAST_MASS)
+    return (yes + no) * (no / yes).log()
 
 
 class NegativeAttention(RowMean):
@@ -45,7 +45,7 @@ class NegativeAttention(RowMean):
         super().__init__(ask)
         self.candidates, self.behind = candidates_of(ask, yes, no)
 
-    def features(self, layer: int, n_keys: int) -> Float[Tensor, "batch key 2"]:
+    def features(self, layer: int, n_keys: int, rows: Tensor) -> Float[Tensor, "batch key 2"]:
         """The two candidates' columns."""
         return self.candidates[:, :n_keys]
 

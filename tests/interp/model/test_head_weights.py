@@ -24,6 +24,7 @@ from interp.model.head_weights import head_weights
 from interp.model.linear_parts import affine_map, is_affine, norm_gain
 from interp.model.scopes import hidden_among
 from interp.model.stacks import Stack
+from interp.model.vocabulary import token_products
 
 EVERYONE = [*TINY, *BEYOND]
 families = pytest.mark.parametrize(
@@ -321,6 +322,101 @@ def test_a_changed_weight_is_seen_and_a_changed_module_traced_anew() -> None:
     with counted_forwards(case) as calls:
         assert torch.equal(head_weights(case.model, stack, 0, fold="none").q, 2 * before.q)
     assert len(calls) == 1
+
+
+def norms_of(case: Case) -> list[Tensor]:
+    """The gains inside the blocks."""
+    modules = [module for block in case.model.stack().blocks for module in block.modules()]
+    return [module.weight for module in modules if "Norm" in type(module).__name__]  # type: ignore[misc]
+
+
+CHANGES = ["in place", "data", "loaded", "a step"]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", ["gpt2", "qwen3", "olmo2"])
+def test_a_changed_gain_is_seen(name: str, change: str) -> None:
+    """As a handle that was made after the change sees it: norms before, inside and after the attention."""
+    case = load_case(name)
+    stack = case.model.stack()
+    before = head_weights(case.model, stack, 1)
+    gains = norms_of(case)
+    draw = torch.Generator().manual_seed(4)
+    wanted = [gain.detach() * (1.5 + torch.rand(gain.shape, generator=draw)) for gain in gains]
+    with torch.no_grad():
+        for gain, made in zip(gains, wanted, strict=True):
+            if change == "in place":
+                gain.copy_(made)
+            elif change == "data":
+                gain.data.copy_(made)  # which no version counts
+            elif change == "a step":
+                gain.grad = gain - made
+    if change == "loaded":
+        whole = {key: value.clone() for key, value in case.hf.state_dict().items()}
+        places = {value.data_ptr(): key for key, value in case.hf.state_dict().items()}
+        case.hf.load_state_dict(whole | {places[g.data_ptr()]: made for g, made in zip(gains, wanted, strict=True)})
+    if change == "a step":
+        torch.optim.SGD(gains, lr=1.0).step()
+    found = head_weights(case.model, stack, 1)
+    case.model.wirings.clear()
+    fresh = head_weights(case.model, stack, 1)
+    for part in ("q", "k", "v", "o"):
+        torch.testing.assert_close(getattr(found, part), getattr(fresh, part))
+    assert not torch.allclose(found.o if name == "olmo2" else found.q, before.o if name == "olmo2" else before.q)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "t5"])
+def test_edits_in_force_change_no_weight(name: str) -> None:
+    """Asked first inside ``interp.edited``: neither refused nor poisoned, and the edits still fire."""
+    case = load_case(name)
+    stack = case.model.stack()
+    expected = head_weights(case.model, stack, 0)
+    case.model.wirings.clear()
+    edits = [interp.zero(At("z", layer=0)), interp.zero(At("pattern", layer=1)), interp.scale(At("v", layer=0), 0.0)]
+    batch = case.batch()
+    edited = interp.run(case.model, batch, edits=edits).logits
+    plain = fingerprint(case.hf)
+    with interp.edited(case.model, edits, batch=batch) as hf:
+        inside = head_weights(case.model, stack, 0)
+        with torch.no_grad():
+            made = hf(**batch.inputs).logits
+    assert fingerprint(case.hf) == plain
+    assert bool(batch.mask.all())
+    torch.testing.assert_close(made, edited)
+    for found in (inside, head_weights(case.model, stack, 0)):
+        for part in ("q", "k", "v", "o"):
+            assert torch.equal(getattr(found, part), getattr(expected, part)), part
+
+
+def test_token_products_inside_edited() -> None:
+    case = load_case("gpt2")
+    expected = token_products(case.model, case.model.stack())
+    edits = [interp.zero(At("resid_pre", layer=0)), interp.scale(At("resid_post", layer=1), 0.0)]
+    with interp.edited(case.model, edits) as hf:
+        found = token_products(case.model, case.model.stack())
+        hf(case.batch().ids)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_what_was_traced_under_a_foreign_hook_is_not_kept() -> None:
+    """It makes the probe NaN; once it is gone, weights are read as if it had never been."""
+    case = load_case("gpt2")
+    stack = case.model.stack()
+    handle = stack.blocks[0].register_forward_hook(lambda module, args, output: _nothing(output))
+    with pytest.raises(Unsupported):
+        head_weights(case.model, stack, 1)
+    handle.remove()
+    looking = stack.blocks[0].register_forward_hook(lambda module, args, output: None)
+    found = head_weights(case.model, stack, 1)
+    looking.remove()
+    assert bool(found.q.isfinite().all())
+    with counted_forwards(case) as calls:
+        assert torch.equal(head_weights(case.model, stack, 1).q, found.q)
+    assert len(calls) == 1
+
+
+def _nothing(output: Any) -> Any:
+    return (output[0] * torch.nan, *output[1:]) if isinstance(output, tuple) else output * torch.nan
 
 
 class Adapted(nn.Module):

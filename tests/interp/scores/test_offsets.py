@@ -180,8 +180,8 @@ def test_long_prompts_lose_no_digits() -> None:
     whole[0, 0, torch.arange(last), rows[0] - 2] = share
     visible = (torch.arange(length) <= rows[0][:, None])[None, None]
     block = Block(ask.stack, 0, rows, torch.ones_like(rows, dtype=torch.bool), whole, visible, None, None, {})
-    score.block(block, whole @ score.features(0, length).unsqueeze(1))
-    assert score.measured().by_layer[0].item() == pytest.approx(1 + share.mean().item(), rel=1e-4)
+    score.block(block, whole @ score.features(0, length, rows).unsqueeze(1))
+    assert score.measured().by_layer[0].item() == pytest.approx(1 + share.mean().item(), rel=1e-6)
 
 
 def test_chosen_queries() -> None:

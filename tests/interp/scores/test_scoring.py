@@ -129,6 +129,51 @@ def test_nulls_set_a_value_against_chance(induction: Model, batch: Batch) -> Non
     np.testing.assert_array_equal(again.nulls["induction"].samples, null.samples)
 
 
+def test_draws_without_a_value_are_no_evidence(induction: Model, batch: Batch) -> None:
+    """Random tokens, none said twice, have no induction score: no p stands beside the heads'."""
+    found = interp.score(induction, batch, ["induction", "previous_token"], null="random", draws=3)
+    assert np.isnan(found.nulls["induction"].samples).all()
+    table = found.table()
+    assert table["induction p"].isna().all() and table["previous_token p"].between(0.25, 1).all()
+
+
+def test_null_prompts_leave_masks_that_look_like_ids() -> None:
+    model = tiny_gpt2()
+    batch = interp.encode(model, torch.ones(1, 6, dtype=torch.long))
+    null = null_prompts(model, batch, "random", seed=0)
+    assert torch.equal(null.inputs["attention_mask"], batch.inputs["attention_mask"])
+    assert null.ids is not None and torch.equal(null.inputs["input_ids"], null.ids)
+    assert len(set(null.ids[0].tolist())) == 6
+
+
+def test_groups_within_options_go_with_their_prompts(induction: Model, batch: Batch) -> None:
+    late = torch.zeros_like(batch.mask)
+    late[0, 20:] = late[1, 10:] = late[2, 15:] = True
+    options = {"entropy": {"queries": {"late": late, "all": None}}}
+    whole = interp.score(induction, batch, options)["entropy"]
+    parts = interp.score(induction, batch, options, batch_size=1)["entropy"]
+    np.testing.assert_allclose(parts.per_prompt, whole.per_prompt, atol=1e-6)
+
+
+def test_what_is_said_of_prompts_is_of_all_of_them(induction: Model) -> None:
+    batch = interp.encode(induction, [[0, *range(5, 10)], [0, 5, 6], [0, *range(5, 13)]])
+    names = ["mean_distance", "secondary_sink_mass"]
+    whole = interp.score(induction, batch, names)
+    parts = interp.score(induction, batch, names, batch_size=1)
+    for name in names:
+        assert parts[name].metadata["tokens"] == [6, 3, 9] == whole[name].metadata["tokens"]
+    assert parts["secondary_sink_mass"].metadata["classes"] == whole["secondary_sink_mass"].metadata["classes"]
+
+
+def test_the_plan_counts_what_finds_sinks(induction: Model, batch: Batch) -> None:
+    names = ["entropy", "layer_similarity"]
+    with counting(induction) as forwards:
+        found = interp.score(induction, batch, names, exclude_sinks="detected")
+    assert found.plan is not None and found.plan.forwards == 2
+    assert len(forwards) == found.plan.forwards + 1, "layer_similarity runs one of its own"
+    assert "1 forward to find sinks" in str(found.plan)
+
+
 def test_labels_and_options(induction: Model, batch: Batch) -> None:
     found = interp.score(induction, batch, {"a": {"score": "induction"}, "previous_token": {}})
     assert list(found) == ["a", "previous_token"] and found["a"].name == "a"
@@ -173,7 +218,9 @@ REFUSED: list[tuple[Any, Mapping[str, Any], str]] = [
     ("induction", {"draws": -1}, "draws=-1"),
     ("induction", {"null": "shufled"}, "Did you mean 'shuffled'"),
     ("induction", {"stack": "vision"}, "stack"),
-    ("induction", {"block": 0}, "at least one entry"),
+    ("induction", {"block": 0}, "block=0"),
+    ("induction", {"block": True}, "block=True"),
+    ("induction", {"seed": "x"}, "seed='x'"),
     ("induction", {"exclude_sinks": "bos"}, "span"),
     ("induction", {"exclude_sinks": -2}, "exclude_sinks=-2"),
     ("induction", {"exclude_sinks": 25}, "without any key"),
@@ -204,7 +251,7 @@ class Raising:
     def __init__(self, error: BaseException) -> None:
         self.error, self.seen = error, 0
 
-    def features(self, layer: int, n_keys: int) -> Tensor | None:
+    def features(self, layer: int, n_keys: int, rows: Tensor) -> Tensor | None:
         return None
 
     def start(self, layer: int, seen: Mapping[Site, Tensor]) -> None:

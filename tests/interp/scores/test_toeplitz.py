@@ -135,8 +135,8 @@ def handmade() -> interp.Model:
 def test_known_heads(handmade: interp.Model) -> None:
     """L0.H0 asks for the place before: all position, all of it distance; L1.H1 has no scores.
 
-    L0.H1 scores 30 at its own place and 60 at copies, which a place before has with chance c = 1 / vocabulary: its share
-    is the variance of 30 and 60 c over the entries, beside 3600 c (1 - c) of tokens.
+    L0.H1 scores 30 at its own place and 60 at copies, which a place before has with chance c = 1 / vocabulary: its
+    share is the variance of 30 and 60 c over the entries, beside 3600 c (1 - c) of tokens.
     """
     batch = interp.encode(handmade, torch.tensor([[0, 3, 4]]))
     found = interp.score(handmade, batch, ["positional_share", "toeplitz_residual", "score_profile"])
