@@ -15,6 +15,7 @@ from interp.model.stacks import Stack, heads_of, named_stack
 if TYPE_CHECKING:
     from interp.model.card import Card
     from interp.model.licence import Licence
+    from interp.model.shared_reads import SharedReads
     from interp.model.wiring import StackWiring
 
 
@@ -32,6 +33,7 @@ class Model:
         name: what it was loaded as.
         licences: what of a forward may be left out, as found by trying it; see :func:`interp.sweep`.
         wirings: stack -> which entries of its projections become q, k and v, as found by trying it.
+        reads: what was read of the weights, while a scoring shares it; see :mod:`interp.model.shared_reads`.
     """
 
     hf: transformers.PreTrainedModel
@@ -43,6 +45,7 @@ class Model:
     card: Card
     licences: dict[Hashable, Licence] = field(default_factory=dict, repr=False)
     wirings: dict[str, StackWiring] = field(default_factory=dict, repr=False)
+    reads: list[SharedReads] = field(default_factory=list, repr=False)
 
     def heads(self, stack: str | None = None) -> list[Head]:
         """Every head of ``stack`` (the default one for ``None``), layer by layer."""

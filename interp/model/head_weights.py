@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import cached_property
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float
@@ -13,8 +14,9 @@ from interp.address import Site
 from interp.errors import BadInput, Unsupported
 from interp.model.handle import Model
 from interp.model.linear_parts import Affine, Gain, affine_map
+from interp.model.shared_reads import shared
 from interp.model.stacks import Layer, Stack
-from interp.model.wiring import LayerWiring, Traced, wiring_of
+from interp.model.wiring import LayerWiring, StackWiring, Traced, wiring_of
 from interp.names import unknown
 
 Fold = Literal["gain", "norm", "none"]
@@ -56,14 +58,49 @@ class HeadWeights:
         Raises:
             Unsupported: what the position does to a query is not known.
         """
+        turn = self.power(distance)
+        return self.q if turn is None else self.q @ turn
+
+    def power(self, distance: int) -> Float[Tensor, "d_qk d_qk"] | None:
+        """What a query is multiplied by from the right for keys ``distance`` positions before; None at distance 0.
+
+        Raises:
+            Unsupported: what the position does to a query is not known.
+        """
         if distance == 0:
-            return self.q
+            return None
         if self.turn is None:
             raise Unsupported(
                 f"Layer {self.layer}: what the position does to its queries and keys is no power of one rotation (or "
                 "could not be seen), so that only distances=(0,) is offered."
             )
-        return self.q @ torch.linalg.matrix_power(self.turn, distance).to(self.q.device)
+        return torch.linalg.matrix_power(self.turn, distance).to(self.q.device)
+
+    @cached_property
+    def triangles(self) -> Triangles:
+        """The triangles of q, k, v and the transpose of o, worked out once."""
+        return Triangles(*(triangle(each) for each in (self.q, self.k, self.v, self.o.transpose(-1, -2))))
+
+
+class Triangles(NamedTuple):
+    """``R`` with ``R^T R = W^T W`` of a layer's matrices, for products of which only the singular values matter.
+
+    Attributes:
+        q: ``[head, rank, d_qk]``.
+        k: ``[kv head, rank, d_qk]``.
+        v: ``[kv head, rank, d_head]``.
+        o: ``[head, rank, d_head]`` of the transpose.
+    """
+
+    q: Float[Tensor, "head rank_q d_qk"]
+    k: Float[Tensor, "kv rank_k d_qk"]
+    v: Float[Tensor, "kv rank_v d_head"]
+    o: Float[Tensor, "head rank_o d_head"]
+
+
+def triangle(tall: Float[Tensor, "*head row rank"]) -> Float[Tensor, "*head rank column"]:
+    """``R`` of the thin QR decomposition: ``R^T R = tall^T tall``."""
+    return torch.linalg.qr(tall, mode="r").R
 
 
 def head_weights(model: Model, stack: Stack, layer: int, *, fold: Fold | str = "gain") -> HeadWeights:
@@ -96,8 +133,13 @@ def head_weights(model: Model, stack: Stack, layer: int, *, fold: Fold | str = "
         (torch.Size([2, 98, 49]), torch.Size([2, 49, 98]))
     """
     check_fold(fold)
-    wanted = stack.layer(layer)
-    wiring = wiring_of(model, stack).layers[layer]
+    stack.layer(layer)
+    wirings = wiring_of(model, stack)
+    return shared(model, ("heads", stack.name, layer, fold), wirings, lambda: _read(stack, layer, wirings, fold))
+
+
+def _read(stack: Stack, layer: int, wirings: StackWiring, fold: str) -> HeadWeights:
+    wanted, wiring = stack.layer(layer), wirings.layers[layer]
     if fold != "none":
         for trouble in (wiring.read_trouble, wiring.write_trouble):
             if trouble:

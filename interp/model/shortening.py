@@ -54,13 +54,18 @@ def shortened(model: Model, batch: Batch, removed: Bool[Tensor, "batch pos"]) ->
         removed: True at the tokens to take out; see :func:`source_mask`.
 
     Raises:
-        BadInput: no ids, nothing left of a prompt, the position that is read is taken out, or some image tokens and
-            not all.
+        BadInput: no ids, another shape, nothing left of a prompt, the position that is read is taken out, or some image
+            tokens and not all.
     """
     source = source_mask(batch)
     ids = batch.inputs.get("input_ids")
     if not isinstance(ids, Tensor) or ids.shape != source.shape:
         raise BadInput("Tokens can be taken out of prompts of token ids alone; these prompts have other inputs.")
+    if removed.shape != source.shape:
+        raise BadInput(
+            f"The tokens to take out have shape {list(removed.shape)}; expected [batch, pos] {list(source.shape)}, the "
+            "tokens that the prompts are read from (the encoder's, in an encoder-decoder)."
+        )
     kept = source & ~removed
     empty = (~kept.any(-1)).nonzero().flatten().tolist()
     if empty:

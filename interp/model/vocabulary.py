@@ -20,6 +20,7 @@ from interp.model.norms import find_norms
 from interp.model.probe import probe_batch, probe_inputs
 from interp.model.scopes import evaluating, removing
 from interp.model.session import Session
+from interp.model.shared_reads import shared
 from interp.model.stacks import Stack
 from interp.model.suspension import suspended
 
@@ -68,6 +69,10 @@ def token_products(
         Unsupported: tokens do not enter this stack, or what stands at an end is no norm.
     """
     check_fold(fold)
+    return shared(model, ("tokens", stack.name, fold), model.hf, lambda: _products(model, stack, fold))
+
+
+def _products(model: Model, stack: Stack, fold: str) -> tuple[Tensor, Tensor]:
     ends = _ends(model, stack)
     embedding = _rows_of_embedding(ends.embedding)
     unembedding = _columns_of_unembedding(ends.unembedding)

@@ -12,6 +12,7 @@ from torch import Tensor
 from interp.errors import BadInput
 from interp.model.batch import Batch
 from interp.model.handle import Model
+from interp.model.shared_reads import sharing_reads
 from interp.scores.ask import Ask, Measured
 from interp.scores.dropping import Sinks, dropped_columns
 from interp.scores.planning import Wanted, function_of
@@ -64,8 +65,9 @@ def measure(model: Model, batch: Batch, wanted: Sequence[Wanted], settings: Sett
     for ask, reducers in passes.values():
         ask.stream(list(reducers.values()))
         found |= {label: reducer.measured() for label, reducer in reducers.items()}
-    for one, ask in later:
-        found[one.label] = _by_itself(one, ask)
+    with sharing_reads(model):  # scores of weights, which nothing changes meanwhile
+        found |= {one.label: _by_itself(one, ask) for one, ask in later if one.entry.needs == "weights"}
+    found |= {one.label: _by_itself(one, ask) for one, ask in later if one.entry.needs != "weights"}
     return {one.label: found[one.label] for one in wanted}
 
 

@@ -192,8 +192,3 @@ def foremost(
                 chosen.append(order[rank])
         rank += 1
     return sorted(chosen)
-
-
-def _ranked(cells: Sequence[tuple[int, int]], values: Float[np.ndarray, "layer head"]) -> list[tuple[int, int]]:
-    """The heads by their values, the largest first, those without one last."""
-    return sorted(cells, key=lambda cell: -float(np.nan_to_num(values[cell], nan=-np.inf)))

@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from circuits.experiments.contextual.measuring import COMPANIONS, CONTROLS, GOLD_ONLY, SCORE, Removed
 from circuits.experiments.contextual.prompts import Prompts
+from circuits.experiments.retrieval.findings import order_of
 from interp.address import Head
 from interp.comparison import agreement
 from interp.results import HeadScores
@@ -232,13 +233,6 @@ class Findings:
                 row |= {f"{control}, p": np.nan if null is None or null.p is None else null.p}
             rows.append(row)
         return pd.DataFrame(rows)
-
-
-def order_of(scores: HeadScores) -> list[Head]:
-    """All heads, the largest score first, ties by layer and index."""
-    values, stack = scores.values, scores.stacks[0]
-    heads = [Head(layer, index) for layer, index in np.argwhere(scores.exists[stack]).tolist()]
-    return sorted(heads, key=lambda head: (-np.nan_to_num(values[head.layer, head.index]), head))
 
 
 def recalled(answer: tuple[int, ...], right: tuple[int, ...]) -> float:

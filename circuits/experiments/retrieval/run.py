@@ -20,6 +20,7 @@ from circuits.outcome import Outcome, Workplace
 from circuits.units import fingerprint_of
 from interp.address import Head
 from interp.results import HeadScores
+from interp.scores.long_context.continuation import refuse_beyond_context
 
 VERSION = "retrieval/1"  # raised whenever the arithmetic changes, so that old pieces are not taken for new ones
 SETS_PER_PIECE = 32
@@ -34,11 +35,14 @@ def run(config: RetrievalConfig, place: Workplace) -> Outcome:
 
     Raises:
         LoadFailed: the model cannot be read.
-        BadInput: no tokenizer, a text too short, a fact that is not found again, attention to later tokens.
+        BadInput: no tokenizer, a text too short, a fact that is not found again, answers longer than the context has
+            room for, attention to later tokens.
         RunFailed: NaN or infinity on the way.
     """
     opened = open_model(config, place)
     selection, evaluation = retrieval_prompts(opened.model, config)
+    longest = max(len(one.ids) for one in (*selection.made, *evaluation.made))
+    refuse_beyond_context("retrieval", opened.model, longest, config.max_new_tokens)
     refuse_unless_causal(opened.model, selection.chunks(1)[0].batch(opened.model))
     pieces = Pieces(place.units, VERSION, opened.fingerprint, config.batch_size, config.seed)
     job = Job(opened.model, config, pieces, place.progress)

@@ -14,10 +14,9 @@ from circuits.experiments.pieces import Pieces, arrays_of, table_of
 from circuits.experiments.repeated import context_length, random_prompts
 from circuits.units import Arrays
 from interp.address import Head
-from interp.edits.attention import knockout
-from interp.edits.base import Edit
 from interp.errors import BadInput, HeadscopeError, Unsupported
 from interp.results import HeadScores
+from interp.scores.labels.causes import blinded
 from interp.scores.prompts import ordinary_tokens, start_token
 from interp.scores.sinks.sink_lives import secondary_sinks
 from interp.stats import matched_random_sets
@@ -212,14 +211,6 @@ def masked(
         heads=tuple(sink_heads),
         places=places if found else (),
     )
-
-
-def blinded(heads: Sequence[Head], key: int) -> list[Edit]:
-    """The edits that forbid heads to look at one of a prompt's own tokens, from the row behind it on."""
-    layers: dict[int, list[int]] = {}
-    for head in heads:
-        layers.setdefault(head.layer, []).append(head.index)
-    return [knockout(slice(key + 1, None), key, layers=layer, heads=tuple(some)) for layer, some in layers.items()]
 
 
 def uniform_share(tokens: int) -> float:

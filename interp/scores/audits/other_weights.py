@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -37,7 +38,7 @@ class OtherWeights:
 
     def __init__(self, ask: Ask, row: Group) -> None:
         self.ask = ask
-        seen = AnswerRows(Ask(ask.name, ask.model, ask.batch, ask.stack), row)
+        seen = AnswerRows(replace(ask, dropped=None), row)
         seen.ask.stream([seen])
         assert seen.rows is not None
         self.columns = seen.rows

@@ -99,13 +99,14 @@ def posthoc_audit(
         top: how many most attended tokens are looked at.
         row: another row than the answer's.
         samples: of LIME.
-        exclude_sinks: tokens left out of both sides; by default the first (CLS, BOS).
+        exclude_sinks: tokens left out of both sides; by default the first (CLS, BOS). Images have no tokens: give a
+            BoolTensor ``[batch, key]`` of columns, or None.
         seed: of LIME.
         progress: called with the number of forwards just finished.
 
     Raises:
         UnknownName: an unknown explanation or level.
-        BadInput: no explanation.
+        BadInput: no explanation, or sinks that cannot be found.
 
     Source: Lopardo et al., 2024 (Attention Meets Post-hoc Interpretability: A Mathematical Perspective).
 
@@ -129,8 +130,7 @@ def posthoc_audit(
         else {name: lookup(name, REFERENCES, "reference") and name for name in references}
     )
     place = model.stack(stack)
-    dropped = dropped_columns(exclude_sinks, batch, place) if batch.key_mask(place.name) is not None else None
-    ask = Ask("posthoc_audit", model, batch, place, dropped, seed, None, progress)
+    ask = Ask("posthoc_audit", model, batch, place, dropped_columns(exclude_sinks, batch, place), seed, None, progress)
     found: dict[str, dict[str, HeadScores]] = {"kendall": {}, "spearman": {}, "topk": {}, "signs": {}}
     for name, reference in wanted.items():
         beside = compared(ask, reference, metric=metric, row=row, samples=samples).at(level, pool)

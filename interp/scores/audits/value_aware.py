@@ -58,6 +58,8 @@ class ValueAware(Reducer):
                 f"take those of {ask.model.default_stack!r}."
             )
         self.slopes = direct_slopes(ask.model, ask.batch, metric)[ask.stack.name]
+        if ask.progress is not None:
+            ask.progress(2)  # the norms, and the slopes
         if ask.mask is not None:
             used = torch.stack([slope.abs().sum((2, 3)) > 0 for slope in self.slopes.values()]).any(0)
             if int(used.sum(-1).max()) <= 1:

@@ -68,8 +68,8 @@ ENTRIES: Mapping[str, Score] = MappingProxyType(
         ),
         "effective_support": Score(
             "mean over rows of exp(entropy): how many keys a row spreads over",
-            "the number of visible keys: looks everywhere alike; 1: at one key",
-            (1.0, math.inf),
+            "the number of visible keys: looks everywhere alike; 1: at one key (over their number with share=True)",
+            (0.0, math.inf),
             _LIMITS,
             "pass",
             "elementwise",
@@ -79,8 +79,8 @@ ENTRIES: Mapping[str, Score] = MappingProxyType(
         ),
         "participation_ratio": Score(
             "mean over rows of 1 / sum of squares: how many keys a row spreads over",
-            "the number of visible keys: looks everywhere alike; 1: at one key",
-            (1.0, math.inf),
+            "the number of visible keys: looks everywhere alike; 1: at one key (over their number with share=True)",
+            (0.0, math.inf),
             _LIMITS,
             "pass",
             "elementwise",
@@ -123,8 +123,8 @@ ENTRIES: Mapping[str, Score] = MappingProxyType(
         ),
         "softmax_jacobian": Score(
             "mean over rows of the spectral norm of the softmax's Jacobian",
-            "1/2: torn between two keys; 0: one key has everything",
-            (0.0, 0.5),
+            "1/2 over the temperature: torn between two keys; 0: one key has everything",
+            (0.0, math.inf),
             _LIMITS,
             "pass",
             "elementwise",
@@ -162,8 +162,7 @@ ENTRIES: Mapping[str, Score] = MappingProxyType(
             "pass",
             "elementwise",
             "interp.scores.shape.mutual_information:nmi",
-            f"{_ROWS}; the mask of a causal map makes some by itself",
-            options={"minus_uniform": "take off what uniform rows on the same keys have; False"},
+            f"{_ROWS}; the mask of a causal map makes some by itself (see nmi_above_uniform)",
         ),
         "nmi_above_uniform": Score(
             "normalised mutual information of query and key, less that of uniform rows on the same keys",
@@ -183,7 +182,7 @@ ENTRIES: Mapping[str, Score] = MappingProxyType(
             "pass",
             "elementwise",
             "interp.scores.shape.hubs:hub_centralisation",
-            f"{_GRAPH}; NaN below three tokens; a map that is not causal is held whole, up to 1024 tokens",
+            f"{_GRAPH}; NaN below three tokens; maps that are not causal are held whole, up to 1024 tokens",
             shape="profile",
             options=_CURVE,
         ),
@@ -195,7 +194,7 @@ ENTRIES: Mapping[str, Score] = MappingProxyType(
             "pass",
             "elementwise",
             "interp.scores.shape.hubs:star_likeness",
-            f"{_GRAPH}; NaN without edges; a map that is not causal is held whole, up to 1024 tokens",
+            f"{_GRAPH}; NaN without edges; maps that are not causal are held whole, up to 1024 tokens",
             shape="profile",
             options=_CURVE,
         ),
@@ -269,8 +268,9 @@ ENTRIES: Mapping[str, Score] = MappingProxyType(
             options={"measure": "cosine, jsd or top_k; cosine",
                      "k": "of top_k; 8",
                      "queries": "rows of each prompt, evenly spread; all",
-                     "entries": "of all layers' maps held at once, which sets the number of forwards; 2**26"},
-            forwards="as many as all layers' maps of all rows hold times `entries` (1 for short prompts)",
+                     "entries": "of all layers' maps held at once, which sets the number of forwards; 2**23"},
+            forwards="one for every `entries` (2**23) of prompts x rows x keys x heads of all layers: they grow with "
+            "the square of the length; 12 layers of 12 heads take 1 for 200 tokens, 288 for 4096 (fewer with queries=)",
         ),
     }
 )  # fmt: skip

@@ -85,7 +85,7 @@ ENTRIES: Mapping[str, Score] = MappingProxyType(
             "pass",
             "elementwise",
             "interp.scores.sinks.secondary_sinks:secondary_sink_mass",
-            "classes of a prompt's tokens by their residuals; padding never counts; NaN without a token of the class, and where all are left out",
+            "classes of a prompt's tokens by their residuals; padding never counts; NaN where no token of one is left",
             shape="profile",
             options={
                 "cosine": "with the first token's residual, from which on a token is a candidate; 0.9",

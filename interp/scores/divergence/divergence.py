@@ -202,5 +202,7 @@ def check_rule(ask: Ask, *, outliers: bool, relative: bool, ddof: int) -> None:
     for name, value in (("outliers", outliers), ("relative", relative)):
         if not isinstance(value, bool):
             raise BadInput(f"{ask.name}: {name}={value!r}; expected True or False.")
-    if ddof not in (0, 1):
+    if isinstance(ddof, bool) or ddof not in (0, 1):
         raise BadInput(f"{ask.name}: ddof={ddof!r}; expected 0 (divide by the number of heads) or 1 (by one less).")
+    if outliers and ddof and min(map(ask.stack.n_heads, ask.layers)) < 2:  # noqa: PLR2004 - one head has no spread
+        raise BadInput(f"{ask.name}: ddof=1 divides by 0 in a layer of one head; use ddof=0, or outliers=False.")

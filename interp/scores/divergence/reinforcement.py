@@ -23,7 +23,7 @@ from interp.model.run import run
 from interp.model.shortening import shortened
 from interp.results import HeadScores
 from interp.scores.ask import Ask
-from interp.scores.divergence.divergence import aware_divergence
+from interp.scores.divergence.divergence import aware_divergence, check_rule
 from interp.scores.divergence.head_outputs import Outputs, moved_columns, named_tokens, outputs_without, token_stack
 
 
@@ -95,7 +95,7 @@ def reinforced_heads(
 
     Raises:
         Unsupported: a model without image tokens.
-        BadInput: a factor that is not finite and positive.
+        BadInput: a factor that is not finite and positive, or an option of another kind.
         BadAddress: a layer that is not there.
 
     Source: He et al., 2025 (VHR, arXiv 2412.13949).
@@ -110,6 +110,7 @@ def reinforced_heads(
     if not (isinstance(by, int | float) and 0 < by < float("inf")):
         raise BadInput(f"reinforced_heads: by={by!r}; expected a positive factor such as 2.0.")
     ask = Ask("reinforced_heads", model, batch, model.stack())
+    check_rule(ask, outliers=outliers, relative=False, ddof=ddof)
     token_stack(ask)
     wanted = ask.layers if layers is None else tuple(layers)
     wrong = [layer for layer in wanted if layer not in ask.layers]

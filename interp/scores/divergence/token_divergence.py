@@ -13,7 +13,7 @@ from interp.model.handle import Model
 from interp.model.image_tokens import image_columns
 from interp.model.shortening import shortened
 from interp.scores.ask import Ask
-from interp.scores.divergence.divergence import aware_divergence, top_sum
+from interp.scores.divergence.divergence import aware_divergence, check_rule, top_sum
 from interp.scores.divergence.head_outputs import (
     OutputsAt,
     moved_columns,
@@ -50,7 +50,7 @@ def token_divergence(
 
     Raises:
         Unsupported: a model without image tokens.
-        BadInput: ``k`` below 1, or a position among the image's tokens.
+        BadInput: ``k`` below 1, an option of another kind, or a position among the image's tokens.
 
     Example:
         >>> import interp
@@ -61,6 +61,7 @@ def token_divergence(
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise BadInput(f"token_divergence: k={k!r}; expected how many heads of each layer are summed, at least 1.")
     ask = Ask("token_divergence", model, batch, model.stack())
+    check_rule(ask, outliers=outliers, relative=False, ddof=ddof)
     token_stack(ask)
     removed = image_columns(model, batch, edges=True) if image is None else named_tokens(ask, image, "image")
     columns, counted = tokens_at(ask, at)

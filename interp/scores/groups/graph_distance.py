@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.errors import BadInput
+from interp.errors import BadInput, Unsupported
 from interp.model.batch import Batch
 from interp.model.handle import Model
 from interp.scores.ask import Ask, Measured
@@ -140,6 +140,7 @@ def graph_distance(
 
     Raises:
         BadInput: a shape that does not fit, or a node that the graph does not have.
+        Unsupported: cross-attention, whose keys are other tokens than its rows.
     """
     nodes, steps, _ = _graph(ask, nodes, adjacency, distances)
     most = _furthest(ask, steps, furthest)
@@ -205,6 +206,11 @@ def attention_vs_distance(
 
 
 def _graph(ask: Ask, nodes: Any, adjacency: Any, distances: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+    if ask.stack.cross:
+        raise Unsupported(
+            f"{ask.name}: both ends of a pair are nodes of one graph, and the keys of stack {ask.stack.name!r} are the "
+            "tokens of another stack; score a stack's attention to its own tokens."
+        )
     mask = ask.mask
     shape = None if mask is None else tuple(mask.shape)
     if not isinstance(nodes, Tensor) or nodes.is_floating_point() or tuple(nodes.shape) != shape or mask is None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from interp.errors import BadInput
 from interp.model.row_blocks import Block
 from interp.scores.ask import Ask, Measured
-from interp.scores.groups.groups import members_of, token_groups
+from interp.scores.groups.groups import members_of, refuse_shared, token_groups
 from interp.scores.long_context.chosen_rows import columns_with_filler, standing
 from interp.scores.reducer import Reducer
 
@@ -100,14 +100,16 @@ def group_mass(ask: Ask, *, keys: Any = None, queries: Any = None, top: int | No
 
     Args:
         ask: what is scored.
-        keys: the key groups: :class:`interp.TokenGroups`, a list of span names, a mapping name -> group, or one group for a single number per head. None for :func:`interp.token_groups` of the batch.
+        keys: the key groups: :class:`interp.TokenGroups`, a list of span names, a mapping name -> group, or one group
+            for a single number per head. None for :func:`interp.token_groups` of the batch.
         queries: the query rows: one group, or several as for ``keys`` (bins are then named ``"question -> image"``);
             all for None.
         top: count only this many largest entries of a row within each group (5 in the selective attention of "Attention
             Entropy is a Key Factor", 2025); all for None.
 
     Raises:
-        BadInput: a group without tokens in some prompt, groups of other prompts, or ``top`` below 1.
+        BadInput: a group without tokens in some prompt, key groups that share a token, groups of other prompts, or
+            ``top`` below 1.
         BadAddress: an unknown span, or positions outside a prompt.
     """
     if top is not None and (isinstance(top, bool) or not isinstance(top, int) or top < 1):
@@ -119,6 +121,8 @@ def group_mass(ask: Ask, *, keys: Any = None, queries: Any = None, top: int | No
             )
         keys = token_groups(ask.model, ask.batch)
     names, members = members_of(ask, keys, "keys", keys=True)
+    if names is not None:
+        refuse_shared(ask, names, members)
     rows = None if queries is None else members_of(ask, queries, "queries", keys=False)
     bins = names
     if rows is not None and rows[0] is not None:

@@ -108,7 +108,7 @@ def token_groups(
     for name, group in named.items():
         if name in made or name == rest:
             raise BadInput(f"token_groups: the name {name!r} is that of a group made here; rename the span.")
-        made[name] = _placed(name, group, batch, mask)
+        made[name] = _inside("token_groups", repr(name), group, batch, mask)
     if messages is not None:
         if batch.ids is None:
             raise BadInput("token_groups: messages= needs token ids, and these prompts have none.")
@@ -149,7 +149,8 @@ def _special(model: Model, batch: Batch, mask: Tensor) -> dict[str, Tensor]:
     return made
 
 
-def _placed(name: str, group: Group, batch: Batch, mask: Tensor) -> Tensor:
+def _inside(who: str, name: str, group: Group, batch: Batch, mask: Tensor) -> Tensor:
+    """The columns of a group, of which none may be padding."""
     member = columns_of(group, batch, mask.shape[1], mask.device, mask=mask)
     if group is None or (isinstance(group, slice)):
         member = member & mask
@@ -157,7 +158,7 @@ def _placed(name: str, group: Group, batch: Batch, mask: Tensor) -> Tensor:
     if outside:
         prompt, column = outside[0]
         raise BadAddress(
-            f"token_groups: {name!r} leaves prompt {prompt}: column {column} is padding (its {int(mask[prompt].sum())} "
+            f"{who}: {name} leaves prompt {prompt}: column {column} is padding (its {int(mask[prompt].sum())} "
             f"tokens are columns {int(mask[prompt].long().argmax())} to {int(mask[prompt].nonzero().max())}); a span "
             "must lie inside its prompt."
         )
@@ -215,7 +216,7 @@ def members_of(
 
     Raises:
         BadInput: made for other prompts, or without a token in some prompt.
-        BadAddress: an unknown span or a position outside a prompt.
+        BadAddress: an unknown span, or a position outside a prompt or in its padding.
     """
     mask = ask.key_mask if keys else ask.mask
     if isinstance(groups, TokenGroups):
@@ -240,6 +241,27 @@ def members_of(
     return tuple(map(str, named)), torch.stack([_columns(ask, group, what, mask) for group in named.values()])
 
 
+def refuse_shared(ask: Ask, names: Sequence[str], members: Bool[Tensor, "group batch pos"]) -> None:
+    """Refuse groups that share a token, whose masses would count it twice.
+
+    Args:
+        ask: what is scored.
+        names: of the groups.
+        members: which columns are each group's.
+
+    Raises:
+        BadInput: with the first token shared.
+    """
+    shared = (members.sum(0) > 1).nonzero().tolist()
+    if shared:
+        prompt, column = shared[0]
+        both = [name for name, member in zip(names, members, strict=True) if bool(member[prompt, column])]
+        raise BadInput(
+            f"{ask.name}: {both[0]!r} and {both[1]!r} share {len(shared)} token(s), the first at column {column} of "
+            f"prompt {prompt}; they must not overlap. Move a border, or ask for them in scores of their own."
+        )
+
+
 def _columns(ask: Ask, group: Group, what: str, mask: Tensor | None) -> Tensor:
     if mask is None:
         if isinstance(group, Tensor) and group.dtype == torch.bool and group.ndim == 2:  # noqa: PLR2004 - [batch, key]
@@ -248,7 +270,7 @@ def _columns(ask: Ask, group: Group, what: str, mask: Tensor | None) -> Tensor:
             f"{ask.name}: {what}={group!r} cannot be placed on stack {ask.stack.name!r}, whose positions are not "
             "tokens; give a BoolTensor [1, key], or score a stack of tokens."
         )
-    member = columns_of(group, ask.batch, mask.shape[1], mask.device, mask=mask) & mask
+    member = _inside(ask.name, f"{what}={group!r}" if isinstance(group, str) else f"{what}=", group, ask.batch, mask)
     empty = (~member.any(-1)).nonzero().flatten().tolist()
     if empty:
         raise BadInput(f"{ask.name}: {what}={group!r} means no token in prompts {empty[:5]}; name at least one.")

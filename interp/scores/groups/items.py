@@ -11,7 +11,7 @@ from torch import Tensor
 from interp.errors import BadInput
 from interp.model.row_blocks import Block
 from interp.scores.ask import Ask, Measured
-from interp.scores.groups.groups import members_of
+from interp.scores.groups.groups import members_of, refuse_shared
 from interp.scores.long_context.chosen_rows import ChosenRowMean
 
 ITEM = "item "
@@ -45,13 +45,7 @@ def item_members(ask: Ask, items: Any, what: str = "items") -> tuple[tuple[str, 
     mask = ask.key_mask
     if mask is not None:
         members = members & ~(mask & (mask.cumsum(-1) == 1))
-    shared = (members.sum(0) > 1).nonzero().tolist()
-    if shared:
-        prompt, column = shared[0]
-        both = [name for name, member in zip(names, members, strict=True) if bool(member[prompt, column])]
-        raise BadInput(
-            f"{ask.name}: {both[0]!r} and {both[1]!r} share column {column} of prompt {prompt}; items must not overlap."
-        )
+    refuse_shared(ask, names, members)
     for name, member in zip(names, members, strict=True):
         empty = (~member.any(-1)).nonzero().flatten().tolist()
         if empty:

@@ -70,10 +70,13 @@ def task_claims(
     )
 
 
-def blinded(heads: Sequence[Head]) -> list[Edit]:
-    """The edits that forbid heads to look at the first token, from the second row on (the first has nothing else)."""
+def blinded(heads: Sequence[Head], key: int = 0) -> list[Edit]:
+    """The edits that forbid heads to look at one of a prompt's own tokens, the first by default.
+
+    From the row behind it on: the first row has nothing else, and other tokens may look at themselves.
+    """
     return [
-        knockout(slice(1, None), 0, layers=layer, heads=indices, stack=stack)
+        knockout(slice(key + 1, None), key, layers=layer, heads=indices, stack=stack)
         for (stack, layer), indices in by_layer(heads).items()
     ]
 

@@ -60,7 +60,7 @@ def judged(reading: PatternReading, *, level: float, margin: float, seed: int) -
 
 
 def upper_quantile(draws: Float[np.ndarray, "draw ..."], level: float) -> Float[np.ndarray, "*cell"]:
-    """The smallest draw that at most a share ``level`` of the draws exceeds; NaN where a head has none."""
+    """The ``1 - level`` quantile of the draws, the larger of the two draws beside it; NaN where a head has none."""
     ordered = np.sort(np.where(np.isfinite(draws), draws, np.inf), axis=0)
     counts = np.isfinite(draws).sum(0)
     place = np.ceil((1 - level) * (counts - 1)).clip(min=0).astype(int)

@@ -9,12 +9,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.errors import BadInput
+from interp.errors import BadInput, Unsupported
+from interp.model.rewriting import carried
 from interp.model.row_blocks import Block
 from interp.model.shortening import Shortened, shortened
 from interp.names import unknown
 from interp.scores.ask import Ask, Measured
-from interp.scores.groups.groups import members_of
+from interp.scores.groups.groups import members_of, refuse_shared
 from interp.scores.groups.items import spans_beginning
 from interp.scores.long_context.chosen_rows import ChosenRowMean, one_before
 
@@ -91,10 +92,7 @@ class Companions(MassOn):
 
 
 def _carried(member: Tensor, part: Shortened) -> Tensor:
-    own, made = member[part.rows] & (part.moved >= 0), torch.zeros_like(part.batch.mask)
-    row, column = own.nonzero(as_tuple=True)
-    made[row, part.moved[row, column]] = True
-    return made
+    return carried(member[part.rows], part.moved, part.batch)
 
 
 def contextual(ask: Ask, *, gold: Any = "gold", answer: Any = "generated", rows: str = "answer") -> MassOn:
@@ -163,15 +161,23 @@ def contextual_gold_only(
             are taken out.
 
     Raises:
-        BadInput: the prompts have no other documents, or tokens cannot be taken out of them.
+        BadInput: a prompt has no other document, or tokens cannot be taken out of it.
+        Unsupported: an encoder-decoder, whose answer is no part of the prompt.
     """
+    if ask.batch.encoder_mask is not None:
+        raise Unsupported(
+            f"{ask.name}: it takes documents out of prompts with their answers behind them, and an encoder-decoder "
+            "keeps the two apart; encode prompts without the documents and ask for contextual on stack 'cross'."
+        )
     golden = _key_group(ask, gold, "gold")
     members = document_members(ask, documents)[1]
     others = (members & ~(members & golden).any(-1, keepdim=True)).any(0) & ~golden
     chosen = answer_rows(ask, answer, rows)
     bare = (~others.any(-1)).nonzero().flatten().tolist()
-    if len(bare) == len(others):
-        raise BadInput(f"{ask.name}: no prompt has a document besides the gold one; use contextual.")
+    if bare:
+        raise BadInput(
+            f"{ask.name}: prompts {bare[:5]} have no document besides the gold one; leave them out, or use contextual."
+        )
     if bool((others & chosen).any()):
         raise BadInput(f"{ask.name}: the answer shares tokens with a document; mark the answer behind the prompt.")
     made: dict[int, Tensor] = {}
@@ -191,11 +197,13 @@ def document_members(ask: Ask, documents: Any) -> tuple[tuple[str, ...], Bool[Te
     """Names and members of the documents.
 
     Raises:
-        BadInput: none, or one without a token in some prompt.
+        BadInput: none, one without a token in some prompt, or two that share a token.
     """
     given = spans_beginning(ask, DOCUMENT, "documents") if documents is None else documents
     names, members = members_of(ask, given, "documents", keys=True)
-    return names or (str(given),), members
+    names = names or (str(given),)
+    refuse_shared(ask, names, members)
+    return names, members
 
 
 def _key_group(ask: Ask, group: Any, what: str) -> Bool[Tensor, "batch key"]:

@@ -91,14 +91,9 @@ def with_generated(
         >>> with_generated(model, batch, max_new_tokens=2).spans["generated"].sum().item()
         2
     """
-    limit, longest = context_limit(model), max(batch.lengths)
-    if limit is not None and longest + max_new_tokens > limit:
-        raise BadInput(
-            f"with_generated: {longest} tokens of the longest prompt and max_new_tokens={max_new_tokens} exceed the "
-            f"context of {model.name!r}, which holds {limit}; ask for at most {max(limit - longest, 0)}."
-        )
+    refuse_beyond_context("with_generated", model, max(batch.lengths), max_new_tokens)
     answers: list[list[int]] = [[] for _ in range(len(batch))]
-    ends = {*stop, *_end_tokens(model)}
+    ends = {*stop, *end_tokens(model)}
     for rows, part in _of_one_length(model, batch):
         made = generate(
             model,
@@ -121,7 +116,30 @@ def with_generated(
     return with_answer(model, batch, answers, name=name)
 
 
-def _end_tokens(model: Model) -> list[int]:
+def refuse_beyond_context(name: str, model: Model, longest: int, max_new_tokens: int) -> None:
+    """Refuse answers that would not fit behind the longest prompt.
+
+    Args:
+        name: who asks, for the message.
+        model: whose context.
+        longest: tokens of the longest prompt.
+        max_new_tokens: of the longest answer.
+
+    Raises:
+        BadInput: with how many tokens there is room for.
+    """
+    limit = context_limit(model)
+    if limit is not None and longest + max_new_tokens > limit:
+        room = limit - longest
+        advice = f"ask for max_new_tokens={room} at most" if room > 0 else "give shorter prompts"
+        raise BadInput(
+            f"{name}: {longest} tokens of the longest prompt and max_new_tokens={max_new_tokens} exceed the context of "
+            f"{model.name!r}, which holds {limit}; {advice}."
+        )
+
+
+def end_tokens(model: Model) -> list[int]:
+    """Ids of the tokens with which the model ends what it writes; none where it names none."""
     found = getattr(getattr(model.hf, "generation_config", None), "eos_token_id", None)
     return [] if found is None else [found] if isinstance(found, int) else list(found)
 

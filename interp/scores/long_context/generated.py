@@ -17,6 +17,7 @@ from interp.model.encode import encode
 from interp.model.generate import generate
 from interp.model.handle import Model
 from interp.scores.ask import Ask
+from interp.scores.long_context.continuation import end_tokens, refuse_beyond_context
 from interp.scores.long_context.rouge import rouge_1_recall
 
 _OF_TEXT = frozenset({"input_ids", "attention_mask", "position_ids", "token_type_ids"})
@@ -66,10 +67,12 @@ def generated_answers(
         stem: compare stems of words.
 
     Raises:
-        BadInput: prompts of more than text, a model that does not generate, options out of range.
+        BadInput: prompts of more than text, a model that does not generate, options out of range, or more tokens than
+            the context holds.
     """
     batch, model = ask.batch, ask.model
     _refuse(ask, max_new_tokens, recall_over)
+    refuse_beyond_context(ask.name, model, max(batch.lengths), max_new_tokens)
     rows = [_real(batch.ids, batch.mask, row) for row in range(len(batch))]
     answers = _answers(model, rows, max_new_tokens, stop)
     recall, texts = [], []
@@ -95,8 +98,8 @@ def generated_answers(
 
 def _refuse(ask: Ask, max_new_tokens: int, recall_over: float) -> None:
     batch = ask.batch
-    if max_new_tokens < 1:
-        raise BadInput(f"{ask.name}: max_new_tokens={max_new_tokens}; an answer needs at least one.")
+    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+        raise BadInput(f"{ask.name}: max_new_tokens={max_new_tokens!r}; an answer needs at least one.")
     if not 0 <= recall_over < 1:
         raise BadInput(f"{ask.name}: recall_over={recall_over}; expected a share from 0 to below 1.")
     more = sorted(set(batch.inputs) - _OF_TEXT)
@@ -110,7 +113,7 @@ def _refuse(ask: Ask, max_new_tokens: int, recall_over: float) -> None:
 def _answers(model: Model, rows: Sequence[list[int]], most: int, stop: str | None) -> list[list[int]]:
     """Per prompt the new tokens before the end token or the stop text."""
     answers: list[list[int]] = [[] for _ in rows]
-    ends = _end_tokens(model)
+    ends = frozenset(end_tokens(model))
     for length in sorted({len(row) for row in rows}):
         group = [index for index, row in enumerate(rows) if len(row) == length]
         prompts = encode(model, torch.tensor([rows[index] for index in group]))
@@ -145,11 +148,6 @@ def _end(model: Model, tokens: list[int], ends: frozenset[int], stop: str | None
         if token in ends or (stop is not None and model.tokenizer is not None and stop in _text(model, [token])):
             return index
     return len(tokens)
-
-
-def _end_tokens(model: Model) -> frozenset[int]:
-    end = getattr(model.hf.generation_config, "eos_token_id", None)
-    return frozenset([] if end is None else [end] if isinstance(end, int) else end)
 
 
 def _text(model: Model, tokens: list[int]) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interp.errors import BadInput
 from interp.model.batch import Batch
-from interp.model.rewriting import NEW, rewritten
+from interp.model.rewriting import NEW, carried, rewritten
 from interp.model.row_blocks import Block
 from interp.scores.ask import Ask, Measured
 from interp.scores.groups.groups import members_of
@@ -112,7 +112,8 @@ class QueryRetrieval(MeanRow):
         null: tuple[Batch, Tensor, Tensor],
     ) -> None:
         super().__init__(ask, query)
-        self.documents, self.names, self.gold, self.null = documents, names, gold, null
+        self.documents = documents if ask.dropped is None else documents & ~ask.dropped
+        self.names, self.gold, self.null = names, gold, null
 
     def measured(self) -> Measured:
         """By layer: the sum over gold documents, or every document."""
@@ -129,9 +130,7 @@ class QueryRetrieval(MeanRow):
         batch, rows, moved = self.null
         dropped = None
         if self.ask.dropped is not None:
-            dropped = torch.zeros_like(batch.mask)
-            row, column = (self.ask.dropped & (moved >= 0)).nonzero(as_tuple=True)
-            dropped[row, moved[row, column]] = True
+            dropped = carried(self.ask.dropped, moved, batch)
         ask = replace(self.ask, batch=batch, dropped=dropped)
         empty = MeanRow(ask, rows)
         ask.stream([empty])
@@ -222,9 +221,7 @@ def _null(ask: Ask, asked: Tensor, reading: Tensor, null: Any) -> tuple[Batch, T
         source.append([*before, *[NEW] * len(tokens), *after])
         is_new.append((len(before), len(tokens)))
     made, moved = rewritten(ask.model, batch, ids, source)
-    rows = torch.zeros_like(made.mask)
-    row, column = (reading & (moved >= 0)).nonzero(as_tuple=True)
-    rows[row, moved[row, column]] = True
+    rows = carried(reading, moved, made)
     for prompt, (start, count) in enumerate(is_new):
         own = made.mask[prompt].nonzero()[:, 0]
         rows[prompt, own[start : start + count]] = True

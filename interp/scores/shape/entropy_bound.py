@@ -98,6 +98,7 @@ class MatrixBound(DistributionMean):
 
     def __init__(self, ask: Ask, queries: Queries = None) -> None:
         super().__init__(ask, queries)
+        self.rows = None  # the scale is that of every row
         for site in self.sites:
             ask.stack.require(site, edit=False)
         self.keys: Tensor = torch.empty(0)

@@ -23,6 +23,7 @@ from interp.scores.shape.distribution import column_sums, lengths
 
 THETAS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 MOST_TOKENS = 1024  # of prompts whose maps are held whole, one layer at a time
+MOST_ENTRIES = 1 << 26  # prompts x heads x tokens x tokens of a layer held whole: 256 MiB, and some copies of it
 
 Graph = Bool[Tensor, "*graphs node node"]
 
@@ -140,7 +141,7 @@ class Degrees(_Thetas):
         self.held: list[tuple[Tensor, Tensor]] = []
         self.degrees: Tensor | None = None
         if self.whole:
-            check_length(ask, MOST_TOKENS)
+            check_size(ask, MOST_TOKENS)
 
     def start(self, layer: int, seen: object) -> None:
         """A layer begins."""
@@ -152,9 +153,10 @@ class Degrees(_Thetas):
         columns = torch.arange(block.n_keys, device=weights.device)
         later = columns > block.rows[:, None, :, None]
         if not self.whole and bool((block.visible & later).any()):  # a prefix that sees itself both ways
-            check_length(self.ask, MOST_TOKENS)
+            check_size(self.ask, MOST_TOKENS)
             self.whole = True
         if self.whole:
+            check_entries(self.ask, len(weights), weights.shape[1], weights.shape[-1])
             self.held.append((block.rows, weights))
             return
         earlier = columns < block.rows[:, None, :, None]
@@ -172,8 +174,8 @@ class Degrees(_Thetas):
         """The layer's curve."""
         if self.whole:
             pattern = whole_map(self.held)
-            graphs = [edges_of(pattern, theta) for theta in self.thetas]
-            self.degrees = torch.stack([graph.sum(-1) for graph in graphs], dim=2)
+            self.held = []
+            self.degrees = torch.stack([edges_of(pattern, theta).sum(-1) for theta in self.thetas], dim=2)
         assert self.degrees is not None
         real = self.real(self.degrees.shape[-1], len(self.degrees)).to(self.degrees.device)
         self.found[layer] = self.measure(self.degrees, real[:, None, None])
@@ -187,7 +189,7 @@ class GraphShape(_Thetas):
         self, ask: Ask, measure: Callable[[np.ndarray], float], thetas: Sequence[float], uniform: bool, most: int
     ) -> None:
         super().__init__(ask, thetas, uniform)
-        check_length(ask, most)
+        check_size(ask, most)
         self.measure, self.held = measure, []
 
     def start(self, layer: int, seen: object) -> None:
@@ -196,6 +198,7 @@ class GraphShape(_Thetas):
 
     def block(self, block: Block, products: Tensor | None) -> None:
         """Keep the rows."""
+        check_entries(self.ask, len(block.whole), block.whole.shape[1], block.n_keys)
         self.held.append((block.rows, self.weights(block)))
 
     def finish(self, layer: int, seen: object) -> None:
@@ -216,14 +219,29 @@ def whole_map(held: Sequence[tuple[Tensor, Tensor]]) -> Float[Tensor, "batch hea
     """The square map of blocks of rows with their columns; keys that no block has are 0."""
     rows = torch.cat([rows for rows, _ in held], dim=1)
     width = max(rows.shape[1], int(rows.max()) + 1, *(weights.shape[-1] for _, weights in held))
-    padded = [torch.nn.functional.pad(weights, (0, width - weights.shape[-1])) for _, weights in held]
-    joined = torch.cat(padded, dim=2)
-    index = rows[:, None, :, None].expand_as(joined)
-    return joined.new_zeros(*joined.shape[:2], width, width).scatter(2, index, joined)
+    made = held[0][1].new_zeros(*held[0][1].shape[:2], width, width)
+    for place, weights in held:
+        made[..., : weights.shape[-1]].scatter_(2, place[:, None, :, None].expand_as(weights), weights)
+    return made
 
 
-def check_length(ask: Ask, most: int) -> None:
-    """Refuse prompts whose maps are too large to be held whole.
+def check_entries(ask: Ask, prompts: int, heads: int, tokens: int) -> None:
+    """Refuse batches whose maps of one layer are too large to be held whole.
+
+    Raises:
+        BadInput: with what to do.
+    """
+    if prompts * heads * tokens**2 > MOST_ENTRIES:
+        fitting = MOST_ENTRIES // (heads * tokens**2)
+        todo = f"batch_size={fitting}" if fitting else "shorter prompts: one alone is too long"
+        raise BadInput(
+            f"{ask.name}: this score holds a layer's whole maps, and {prompts} prompts x {heads} heads x {tokens}^2 "
+            f"entries are more than {MOST_ENTRIES}. Use {todo}."
+        )
+
+
+def check_size(ask: Ask, most: int) -> None:
+    """Refuse prompts whose maps are too large to be held whole, as far as their length is known (images' is not).
 
     Raises:
         BadInput: with what to do.
@@ -234,6 +252,8 @@ def check_length(ask: Ask, most: int) -> None:
             f"{ask.name}: a prompt of {max(found)} tokens; this score holds a layer's whole maps, and takes at most "
             f"{most}. Give shorter prompts; hub_centralisation and star_likeness of causal stacks take any length."
         )
+    if ask.mask is not None:
+        check_entries(ask, len(ask.mask), max(map(ask.stack.n_heads, ask.layers)), ask.mask.shape[1])
 
 
 def hub_centralisation(ask: Ask, thetas: Sequence[float] = THETAS, minus_uniform: bool = False) -> Degrees:
@@ -267,7 +287,7 @@ def fiedler_value(
         most_tokens: longest prompt taken: a layer's whole maps are held, and the cost grows with its cube.
 
     Raises:
-        BadInput: thresholds outside [0, 1), cross-attention, or longer prompts.
+        BadInput: thresholds outside [0, 1), cross-attention, longer prompts, or more of them than can be held at once.
     """
     return GraphShape(ask, fiedler_of, thetas, minus_uniform, most_tokens)
 

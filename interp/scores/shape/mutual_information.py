@@ -90,20 +90,15 @@ class Information(Reducer):
         return Measured(self.found, metadata={"tokens": lengths(self.ask)})
 
 
-def nmi(ask: Ask, minus_uniform: bool = False) -> Information:
+def nmi(ask: Ask) -> Information:
     """Normalised mutual information of query and key of each head; see :func:`normalised_information`.
 
     Low: every query looks at the same keys (global, or all on a sink); high: each looks at its own (local). The
-    triangle of a causal map makes some by itself.
-
-    Args:
-        ask: what is scored.
-        minus_uniform: take off what uniform rows over the same visible keys have, so that 0 means no dependence beyond
-            the mask.
+    triangle of a causal map makes some by itself, which :func:`nmi_above_uniform` takes off.
     """
-    return Information(ask, above_uniform=minus_uniform)
+    return Information(ask, above_uniform=False)
 
 
 def nmi_above_uniform(ask: Ask) -> Information:
-    """:func:`nmi` minus that of uniform rows over the same visible keys."""
+    """:func:`nmi` minus that of uniform rows over the same visible keys: 0 means no dependence beyond the mask."""
     return Information(ask, above_uniform=True)

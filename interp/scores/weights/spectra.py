@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import BadInput, Unsupported
-from interp.model.head_weights import Fold, HeadWeights, check_fold, head_weights
+from interp.model.head_weights import Fold, HeadWeights, check_fold, head_weights, triangle
 from interp.names import unknown
 from interp.scores.ask import Ask, Measured
 
@@ -35,11 +35,6 @@ def singular_values(
     """
     first, second = triangle(left), triangle(right.transpose(-1, -2))
     return torch.linalg.svdvals(first @ second.transpose(-1, -2))
-
-
-def triangle(tall: Float[Tensor, "*head row rank"]) -> Float[Tensor, "*head rank column"]:
-    """``R`` of the thin QR decomposition: ``R^T R = tall^T tall``."""
-    return torch.linalg.qr(tall, mode="r").R
 
 
 def stable_rank(values: Float[Tensor, "*head rank"]) -> Float[Tensor, "*head"]:
@@ -172,7 +167,7 @@ def qk_distance_share(ask: Ask, distances: Sequence[int] = tuple(range(64)), fol
     check_fold(fold)
 
     def share(weights: HeadWeights) -> Tensor:
-        right = triangle(weights.per_query_head(weights.k)).transpose(-1, -2)
+        right = weights.per_query_head(weights.triangles.k).transpose(-1, -2)
         forms = torch.stack([triangle_of_queries(weights, distance) @ right for distance in wanted])
         whole = forms.square().sum((-1, -2)).mean(0)
         kept = forms.mean(0).square().sum((-1, -2))
@@ -183,12 +178,8 @@ def qk_distance_share(ask: Ask, distances: Sequence[int] = tuple(range(64)), fol
 
 def triangle_of_queries(weights: HeadWeights, distance: int) -> Float[Tensor, "head rank d_qk"]:
     """``R_Q`` turned for keys ``distance`` positions before: ``R_Q R^distance``; its ``R_Q^T R_Q`` is that of W_Q."""
-    base = triangle(weights.q)
-    if distance == 0:
-        return base
-    weights.turned(distance)  # refuses where the turn is not known
-    assert weights.turn is not None
-    return base @ torch.linalg.matrix_power(weights.turn, distance).to(base.device)
+    base, turn = weights.triangles.q, weights.power(distance)
+    return base if turn is None else base @ turn
 
 
 def check_distances(ask: Ask, distances: Any) -> tuple[int, ...]:
@@ -233,7 +224,7 @@ def _qk(ask: Ask, statistic: Statistic, distances: Any, average: str, fold: str,
         raise BadInput(unknown(average, get_args(Average), "average"))
 
     def of_layer(weights: HeadWeights) -> Tensor:
-        right = triangle(weights.per_query_head(weights.k)).transpose(-1, -2)
+        right = weights.per_query_head(weights.triangles.k).transpose(-1, -2)
         forms = [triangle_of_queries(weights, distance) @ right for distance in wanted]
         forms = [torch.stack(forms).mean(0)] if average == "forms" else forms
         return torch.stack([statistic(torch.linalg.svdvals(form)) for form in forms]).mean(0)
@@ -256,8 +247,13 @@ def _ov(ask: Ask, statistic: Statistic, fold: str, bins: int | None = None) -> M
             shape = (1, ask.stack.n_heads(layer)) if bins is None else (1, ask.stack.n_heads(layer), bins)
             found[layer] = torch.full(shape, torch.nan, dtype=torch.float64)
         else:
-            found[layer] = statistic(singular_values(weights.per_query_head(weights.v), weights.o)).unsqueeze(0)
+            found[layer] = statistic(torch.linalg.svdvals(_ov_form(weights))).unsqueeze(0)
     return Measured(found, bins=_labels(bins), sample_axis=None, metadata={"fold": fold})
+
+
+def _ov_form(weights: HeadWeights) -> Float[Tensor, "head rank_v rank_o"]:
+    """What has the singular values of W_OV."""
+    return weights.per_query_head(weights.triangles.v) @ weights.triangles.o.transpose(-1, -2)
 
 
 def _labels(bins: int | None) -> list[str] | None:

@@ -48,7 +48,7 @@ def direct_effect(
         _refuse_without_answers(ask, metric)
     paths = direct_paths(model, ask.batch, metric_for(metric, model, ask.batch))
     if ask.progress is not None:
-        ask.progress(2)
+        ask.progress(3)
     if nonlinear == "refuse":
         _refuse_remainder(ask, paths)
     found = paths.heads[stack.name]

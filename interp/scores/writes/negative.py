@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.edits.groups import Group
-from interp.errors import BadInput
+from interp.errors import BadInput, Unsupported
 from interp.model.row_blocks import Block
 from interp.scores.ask import Ask, Measured
 from interp.scores.reducer import RowMean
@@ -19,7 +19,8 @@ def negative_attention_score(yes: Float[Tensor, "*row"], no: Float[Tensor, "*row
     """``(yes + no) log(no / yes)`` for each row: 0 where both masses are equal, with the other sign when exchanged.
 
     The score of a head is the sum over rows (Yu et al., 2024, as given by Zheng et al., 2024, arXiv 2409.03752).
-    Positive leans to the negative candidate. Masses below 1e-9 count as 1e-9.
+    Positive leans to the negative candidate. Masses below 1e-9 count as 1e-9. In float64: rows of either sign cancel in
+    the sum over rows.
 
     Args:
         yes: attention to the positive candidate.
@@ -30,7 +31,7 @@ def negative_attention_score(yes: Float[Tensor, "*row"], no: Float[Tensor, "*row
         0.0
     """
     yes, no = yes.double().clamp(min=LEAST_MASS), no.double().clamp(min=LEAST_MASS)
-    return (yes + no) * (no / yes).log()
+    return (yes + no) * (no.log() - yes.log())
 
 
 class NegativeAttention(RowMean):
@@ -68,8 +69,14 @@ def candidates_of(ask: Ask, yes: Group, no: Group) -> tuple[Float[Tensor, "batch
     """The two candidates as columns, and True at the rows behind both.
 
     Raises:
+        Unsupported: cross-attention, whose keys are other tokens than its rows.
         BadInput: the candidates overlap in a prompt, or a group has no token in one.
     """
+    if ask.stack.cross:
+        raise Unsupported(
+            f"{ask.name}: it reads the rows behind both candidates, and the keys of stack {ask.stack.name!r} are the "
+            "tokens of another stack; score a stack's attention to its own tokens."
+        )
     both = [ask.columns(group, what) for group, what in ((yes, "yes"), (no, "no"))]
     shared = (both[0] & both[1]).any(-1).nonzero().flatten().tolist()
     if shared:
@@ -96,5 +103,6 @@ def negative_attention(ask: Ask, yes: Group = "yes", no: Group = "no") -> Negati
     Raises:
         BadInput: a prompt without a candidate, or with one that is both.
         BadAddress: an unknown span.
+        Unsupported: cross-attention, whose keys are other tokens than its rows.
     """
     return NegativeAttention(ask, yes, no)

@@ -15,7 +15,7 @@ from interp.errors import BadInput, Unsupported
 from interp.model.head_norms import HeadNorms
 from interp.model.row_blocks import Block
 from interp.scores.ask import Ask
-from interp.scores.groups.groups import members_of
+from interp.scores.groups.groups import members_of, refuse_shared
 from interp.scores.long_context.chosen_rows import ChosenRowMean
 
 
@@ -101,11 +101,13 @@ def value_weighted_mass(ask: Ask, *, keys: Any = None, queries: Group = None) ->
         queries: rows that count, all for None.
 
     Raises:
-        BadInput: no keys, or a group without a token in some prompt.
+        BadInput: no keys, a group without a token in some prompt, or two that share a token.
     """
     if keys is None:
         raise BadInput(f"{ask.name}: keys= is missing; name the tokens whose share is wanted, such as keys='image'.")
     names, members = members_of(ask, keys, "keys", keys=True)
+    if names is not None:
+        refuse_shared(ask, names, members)
     return ValueMass(ask, members, _rows(ask, queries), names)
 
 

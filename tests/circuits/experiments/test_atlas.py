@@ -78,6 +78,7 @@ def test_it_goes_on_from_what_is_finished(finished: Finished, monkeypatch: pytes
     assert not again.reused and json.loads((finished.folder / "summary.json").read_text()) == before
 
 
+@pytest.mark.browser
 def test_the_page_shows_the_pattern_of_the_head_that_is_clicked(finished: Finished) -> None:
     assert finished.report.stat().st_size < 8e6
     with opened(finished.report) as view:

@@ -10,7 +10,7 @@ import torch
 from planted import ask_for, reduced, uniform_causal
 
 import interp
-from interp.errors import BadAddress, BadInput
+from interp.errors import BadAddress, BadInput, Unsupported
 from interp.scores.long_context.contextual import COMPANIONS, contextual, contextual_companions
 from interp.zoo.needle_text import needle_rows
 
@@ -95,9 +95,17 @@ def test_refusals_of_contextual() -> None:
         contextual_companions(ask_for(10, ids=IDS), gold=slice(1, 3), answer=ANSWER)
     model = interp.load("induction")
     batch = interp.encode(model, torch.randint(5, 300, (2, 10)))
-    with pytest.raises(BadInput, match="no prompt has a document besides the gold one"):
+    with pytest.raises(BadInput, match=r"prompts \[0, 1\] have no document besides the gold one"):
         options = {"gold": slice(1, 3), "answer": ANSWER, "documents": {"one": slice(1, 3)}}
         interp.score(model, batch, {"contextual_gold_only": options})
+    golds = torch.zeros(2, 10, dtype=torch.bool)
+    golds[0, 1], golds[1, 1], golds[1, 4] = True, True, True  # in the second prompt both documents hold the answer
+    options = {"gold": golds, "answer": ANSWER, "documents": {"one": slice(1, 3), "two": slice(3, 5)}}
+    with pytest.raises(BadInput, match=r"prompts \[1\] have no document besides the gold one; leave them out"):
+        interp.score(model, batch, {"contextual_gold_only": options})
+    with pytest.raises(BadInput, match="'one' and 'two' share 1 token"):
+        documents = {"one": slice(3, 5), "two": slice(4, 7)}
+        contextual_companions(ask, gold=slice(1, 3), answer=ANSWER, documents=documents)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "bloom"])
@@ -151,7 +159,7 @@ def test_generated_answers_are_the_models_own_and_end_where_told() -> None:
     both = interp.with_generated(model, short, max_new_tokens=2)
     assert both.spans["generated"].sum(-1).tolist() == [2, 2] and both.ids is not None
     assert both.ids[0, both.spans["generated"][0]].tolist() == told[0, :2].tolist()
-    with pytest.raises(BadInput, match="which holds 2048; ask for at most 1957"):
+    with pytest.raises(BadInput, match="which holds 2048; ask for max_new_tokens=1957"):
         interp.with_generated(model, prompt, max_new_tokens=2000)
 
 
@@ -179,6 +187,15 @@ def test_the_needle_model_looks_at_the_needle() -> None:
     assert per_layer.argmax() == 1 and per_layer[1] > 0.5
     single = interp.score(model, batch, {"contextual": options}, batch_size=1)["contextual"]
     np.testing.assert_allclose(found.samples, single.samples, atol=1e-5)
+
+
+@pytest.mark.parametrize("stack", ["decoder", "encoder", "cross"])
+def test_no_document_is_taken_out_of_an_encoder_decoder(case_of: Callable[..., object], stack: str) -> None:
+    case = case_of("t5")
+    batch = case.batch(2, 10)  # type: ignore[attr-defined]
+    options = {"gold": slice(1, 3), "answer": ANSWER, "documents": {"one": slice(1, 3), "two": slice(3, 5)}}
+    with pytest.raises(Unsupported, match="encode prompts without the documents"):
+        interp.score(case.model, batch, {"contextual_gold_only": options}, stack=stack)  # type: ignore[attr-defined]
 
 
 def test_an_encoder_decoder_reads_its_documents_by_cross_attention(case_of: Callable[..., object]) -> None:

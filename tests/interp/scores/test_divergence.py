@@ -10,6 +10,7 @@ import torch
 from by_hand import tiny_gpt2
 from conformance.support import Case
 from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import interp
 from interp.errors import BadAddress, BadInput, Unsupported
@@ -165,6 +166,8 @@ def test_token_divergence_sums_the_largest_of_each_layer(case_of: CaseOf) -> Non
     assert top_sum(torch.tensor([[1.0, 5.0, 2.0]]), 2).tolist() == [7.0]
     with pytest.raises(BadInput, match="k=0"):
         token_divergence(case.model, batch, k=0)
+    with pytest.raises(BadInput, match="ddof=2"):
+        token_divergence(case.model, batch, k=1, ddof=2)
 
 
 def test_models_without_images_are_refused(case_of: CaseOf) -> None:
@@ -175,6 +178,16 @@ def test_models_without_images_are_refused(case_of: CaseOf) -> None:
     vlm = case_of("llava")
     with pytest.raises(Unsupported, match="take stack 'text'"):
         interp.score(vlm.model, vlm.batch(2), "vision_divergence", stack="vision")
+
+
+def test_a_layer_of_one_head_has_no_unbiased_spread() -> None:
+    config = GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=13, n_positions=16, bos_token_id=0, eos_token_id=0)
+    model = interp.load(GPT2LMHeadModel(config).eval(), check=False)
+    batch = interp.encode(model, torch.tensor([[1, 2, 3, 4]]))
+    options = {"span": slice(1, 2), "outliers": True}
+    assert interp.score(model, batch, {"context_divergence": options})["context_divergence"].values.item() > 0
+    with pytest.raises(BadInput, match="ddof=1 divides by 0 in a layer of one head"):
+        interp.score(model, batch, {"context_divergence": {**options, "ddof": 1}})
 
 
 def test_bad_requests_are_refused() -> None:

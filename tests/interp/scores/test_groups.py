@@ -221,6 +221,13 @@ def test_refusals() -> None:
         group_mass(ask, keys=[3])
     with pytest.raises(BadInput, match="means no token in prompts"):
         group_mass(ask, keys={"none": torch.zeros(1, 8, dtype=torch.bool)})
+    with pytest.raises(BadInput, match=r"'late' and 'all' share 3 token\(s\), the first at column 5 of prompt 0"):
+        group_mass(ask, keys={"late": slice(-3, None), "all": None})
+    assert group_mass(ask, keys=["a"], queries={"late": slice(-3, None), "all": None}).bins, "rows may overlap"
+    short = ask_for(10, ids=torch.zeros(3, 10, dtype=torch.long), mask=padded())
+    for reaching in (torch.ones(1, 10, dtype=torch.bool), torch.tensor([[4], [2], [4]])):
+        with pytest.raises(BadAddress, match=r"keys= leaves prompt 1: column \d is padding"):
+            group_mass(short, keys=reaching)
     longer = ask_for(9)
     with pytest.raises(BadInput, match=r"batch = groups.within\(batch\), keys=groups.names"):
         group_mass(ask, keys=token_groups(longer.model, longer.batch))

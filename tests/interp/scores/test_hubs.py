@@ -14,6 +14,7 @@ from planted import all_on_first, ask_for, previous_map, reduced, uniform_causal
 
 import interp
 from interp.errors import BadInput
+from interp.scores.shape import hubs
 from interp.scores.shape.frames import above_percentile, hub_count, row_distance, row_distance_of
 from interp.scores.shape.hubs import (
     MOST_TOKENS,
@@ -179,3 +180,31 @@ def test_hubs_are_counted(split: int) -> None:
 def test_shares_that_are_none_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(BadInput, match="above 0 and below 1"):
         hub_count(ask_for(5), **options)
+
+
+@pytest.mark.parametrize("name", ["fiedler", "parts", "cycles"])
+def test_whole_graphs_of_many_prompts_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts x heads x tokens^2 are bounded, and what to do is said: prompts that fit one at a time are taken so."""
+    monkeypatch.setattr(hubs, "MOST_ENTRIES", 2 * 2 * 8**2)  # two prompts of 8 tokens of the two heads
+    make = MEASURES[name][0]
+    with pytest.raises(BadInput, match=r"3 prompts x 2 heads x 8\^2 entries .* Use batch_size=2"):
+        make(ask_for(8, batch_size=3))
+    make(ask_for(8, batch_size=2))
+    with pytest.raises(BadInput, match="one alone is too long"):
+        make(ask_for(12, batch_size=1))
+
+
+@pytest.mark.parametrize("score", ["hub_centralisation", "fiedler_value"])
+def test_maps_of_images_are_bounded_as_they_come(
+    case_of: Callable[[str], Case], monkeypatch: pytest.MonkeyPatch, score: str
+) -> None:
+    case = case_of("vit")
+    interp.score(case.model, case.batch(2), score)
+    monkeypatch.setattr(hubs, "MOST_ENTRIES", 50)
+    with pytest.raises(BadInput, match="more than 50"):
+        interp.score(case.model, case.batch(2), score)
+
+
+def test_degrees_of_causal_maps_have_no_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hubs, "MOST_ENTRIES", 1)
+    assert reduced(hub_centralisation(ask_for(8), thetas=(0.05,)), all_on_first(8)).item() == pytest.approx(1)

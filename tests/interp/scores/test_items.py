@@ -72,7 +72,7 @@ def test_no_attention_to_items_is_nan_and_refusals() -> None:
         item_attention(ask)
     with pytest.raises(BadInput, match="is one item; give at least two"):
         item_attention(ask, items={"a": slice(1, 3)})
-    with pytest.raises(BadInput, match="'a' and 'b' share column 2 of prompt 0"):
+    with pytest.raises(BadInput, match=r"'a' and 'b' share 1 token\(s\), the first at column 2 of prompt 0"):
         item_attention(ask, items={"a": slice(1, 3), "b": slice(2, 4)})
     with pytest.raises(BadInput, match="'a' is the first token alone in prompts"):
         item_attention(ask, items={"a": slice(0, 1), "b": slice(2, 4)})

@@ -16,7 +16,7 @@ from torch import Tensor
 import interp
 from interp import At, Site
 from interp.errors import BadInput
-from interp.scores.shape.map_pairs import Measure, PairSums, best_matching, row_chunks
+from interp.scores.shape.map_pairs import ENTRIES, Measure, PairSums, best_matching, row_chunks
 from interp.scores.shape.similarity import MapSimilarity, map_similarity
 
 MEASURES: tuple[Measure, ...] = ("cosine", "jsd", "top_k")
@@ -95,9 +95,9 @@ def test_sinks_make_everything_look_alike() -> None:
     dropped = torch.zeros(1, 12, dtype=torch.bool)
     dropped[0, 0] = True
     both = [torch.stack([x, x]) for x in (first, second)]
-    assert compared(*both, "cosine").matrix()[0, 1] > 0.9
-    assert compared(*both, "cosine", dropped=dropped).matrix()[0, 1] == pytest.approx(0, abs=1e-6)
-    assert compared(*both, "jsd", dropped=dropped).matrix()[0, 1] == pytest.approx(0, abs=1e-6)
+    assert compared(both[0], both[1], "cosine").matrix()[0, 1] > 0.9
+    assert compared(both[0], both[1], "cosine", dropped=dropped).matrix()[0, 1] == pytest.approx(0, abs=1e-6)
+    assert compared(both[0], both[1], "jsd", dropped=dropped).matrix()[0, 1] == pytest.approx(0, abs=1e-6)
 
 
 def test_chance_of_the_overlap() -> None:
@@ -114,6 +114,28 @@ def test_chance_of_the_overlap() -> None:
 def test_matching_of_unequal_numbers() -> None:
     assert best_matching(torch.tensor([[0.1, 0.9, 0.5]])) == [(0, 1, pytest.approx(0.9))]
     assert best_matching(torch.tensor([[torch.nan]])) == []
+
+
+def test_a_dead_head_stays_alone_and_the_others_are_matched() -> None:
+    grid = torch.tensor([[0.2, torch.nan, 0.9], [torch.nan] * 3, [0.8, torch.nan, 0.95]])
+    pairs = [(0, 2), (2, 0)]
+    assert [pair[:2] for pair in best_matching(grid)] == pairs
+    assert [value for _, _, value in best_matching(grid)] == [pytest.approx(0.9), pytest.approx(0.8)]
+    partly = torch.tensor([[0.9, 0.1], [0.8, torch.nan]])  # two pairs that have a value, before one that is larger
+    assert [pair[:2] for pair in best_matching(partly)] == [(0, 1), (1, 0)]
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_a_layer_with_a_dead_head_is_compared_by_the_others(measure: Measure) -> None:
+    """Head 0 holds everything on the first token, which is left out: nothing is left of it."""
+    dropped = torch.zeros(1, 9, dtype=torch.bool)
+    dropped[0, 0] = True
+    first = torch.stack([all_on_first(9), torch.eye(9)])
+    second = torch.stack([torch.eye(9), previous_map(9)])
+    found = compared(first, second, measure, dropped=dropped)
+    assert found.matching(0, 1) == [(1, 0, pytest.approx(1))]
+    np.testing.assert_allclose(found.matrix(), np.ones((2, 2)), atol=1e-6)
+    assert found.table()["matched heads"].tolist() == ["1 -> 0"]
 
 
 @pytest.mark.parametrize("measure", MEASURES)
@@ -159,6 +181,44 @@ def test_some_rows_alone(case_of: Callable[[str], Case]) -> None:
     np.testing.assert_allclose(every, map_similarity(case.model, batch).values, rtol=1e-6)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_rows_of_a_prompt_do_not_depend_on_the_others(case_of: Callable[[str], Case], side: Any) -> None:
+    case = case_of("llama")
+    ids = case.batch(2, 12).ids
+    assert ids is not None
+    long, short = ids[0].tolist(), ids[1, :3].tolist()
+    both = interp.encode(case.model, [long, short], padding_side=side)
+    for queries in (1, 2, 5):
+        found = map_similarity(case.model, both, "jsd", queries=queries).values
+        for prompt, alone in enumerate((long, short)):
+            own = map_similarity(case.model, interp.encode(case.model, [alone]), "jsd", queries=queries).values[0]
+            np.testing.assert_allclose(found[prompt], own, rtol=1e-3, atol=1e-4)
+    mask = torch.tensor([[True] * 6, [False] * 3 + [True] * 3])
+    (rows,) = row_chunks(ask_for(6, batch_size=2, mask=mask), 4, 10**6)
+    assert rows is not None and rows.tolist() == [[0, 2, 3, 5], [3, 4, 5, 0]]
+
+
+def test_one_row_is_the_last(case_of: Callable[[str], Case]) -> None:
+    """The first row sees one key, which makes any two heads alike."""
+    mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
+    (rows,) = row_chunks(ask_for(6, batch_size=2, mask=mask), 1, 10**6)
+    assert rows is not None and rows.tolist() == [[5], [3]]
+    case = case_of("llama")
+    values = map_similarity(case.model, case.batch(2, 9), "jsd", queries=1, exclude_sinks=None).values
+    assert values.min() < 0.999
+
+
+def test_the_forwards_are_few_copies_and_said(case_of: Callable[[str], Case], caplog: Any) -> None:
+    assert ENTRIES <= 2**23
+    case = case_of("llama")
+    batch = case.batch(2, 9)
+    with caplog.at_level("INFO", logger="interp.scores"):
+        made = interp.score(case.model, batch, {"layer_similarity": {"entries": 2 * 8 * 9 * 2}})
+    assert made["layer_similarity"].metadata["forwards"] == 5
+    assert any("layer_similarity: 5 forwards" in record.getMessage() for record in caplog.records)
+    assert "2**23" in str(made.plan) and "square of the length" in str(made.plan)
+
+
 def test_the_score_of_a_head_and_its_partner(case_of: Callable[[str], Case]) -> None:
     case = case_of("llama")
     batch = case.batch(2, 8)
@@ -189,7 +249,7 @@ def test_impossible_requests_are_refused(options: dict[str, Any], words: str) ->
 
 
 def test_a_layer_that_was_not_compared() -> None:
-    found = compared(*[torch.eye(4).expand(2, -1, -1)] * 2, "cosine")
+    found = compared(torch.eye(4).expand(2, -1, -1), torch.eye(4).expand(2, -1, -1), "cosine")
     with pytest.raises(BadInput, match=r"layers \[0, 1\]"):
         found.between(0, 5)
     assert "2 layers" in repr(found)

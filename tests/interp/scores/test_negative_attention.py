@@ -11,7 +11,7 @@ from tiny_models import TINY
 from torch import Tensor
 
 import interp
-from interp import BadAddress, BadInput
+from interp import BadAddress, BadInput, Unsupported
 from interp.scores.writes.negative import negative_attention, negative_attention_score
 
 LENGTH = 9
@@ -95,7 +95,22 @@ def test_it_is_the_sum_over_the_plain_maps_per_query_head(name: str) -> None:
     )
 
 
+def test_rows_of_either_sign_cancel_in_double_precision() -> None:
+    """In float32 the logarithm of a mass of 1e-8 is off by 1e-6, which is all that is left of two rows that cancel."""
+    yes = torch.tensor([0.9999998807907104, 1e-8])
+    no = yes.flip(0)
+    assert negative_attention_score(yes, no).sum().item() == 0
+    near = torch.tensor([0.9999997615814209, 1e-8])
+    exact = sum((float(a) + float(b)) * math.log(float(b) / float(a)) for a, b in zip(near, no, strict=True))
+    assert negative_attention_score(near, no).sum().item() == pytest.approx(exact, rel=1e-6)
+
+
 def test_refusals_say_what_to_do() -> None:
+    pair = TINY["t5"]()
+    model = interp.load(pair.hf)
+    batch = interp.encode(model, inputs=pair.inputs(2, 7, 0))
+    with pytest.raises(Unsupported, match="a stack's attention to its own tokens"):
+        interp.score(model, batch, {"negative_attention": {"yes": 0, "no": 1}}, stack="cross")
     with pytest.raises(BadInput, match="share tokens in prompts"):
         negative_attention(ask_for(LENGTH), yes=2, no=slice(1, 4))
     with pytest.raises(BadAddress, match="Unknown span 'yes'"):

@@ -116,6 +116,8 @@ def test_bad_requests_are_refused(case_of: CaseOf) -> None:
         reinforced_heads(gpt2.model, gpt2.batch(2))
     with pytest.raises(BadInput, match="by=-1"):
         reinforced_heads(llava.model, llava.batch(2), by=-1)
+    with pytest.raises(BadInput, match="ddof=3"):
+        reinforced_heads(llava.model, llava.batch(2), ddof=3)
 
 
 def test_slopes_of_direct_paths_give_the_direct_effect(case_of: CaseOf) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from planted import ask_for, reduced, uniform_causal
 from torch import Tensor
 
 import interp
-from interp.errors import BadInput
+from interp.errors import BadInput, Unsupported
 from interp.scores.ask import Ask
 from interp.scores.groups.graph_distance import graph_distance, graph_distances, rewired
 from interp.scores.groups.relation_attention import relation_attention, relation_log_ratio
@@ -322,6 +323,15 @@ def test_refusals_of_graphs() -> None:
     ):
         with pytest.raises(BadInput, match=message):
             graph_distance(ask, **options)
+
+
+def test_a_graph_has_no_pair_in_cross_attention(case_of: Callable[..., object]) -> None:
+    case = case_of("t5")
+    batch = case.batch(2, 8)  # type: ignore[attr-defined]
+    nodes = torch.arange(batch.width).expand(2, -1)
+    options = {"nodes": nodes, "adjacency": torch.eye(batch.width).bool()}
+    with pytest.raises(Unsupported, match="the tokens of another stack"):
+        interp.score(case.model, batch, {"graph_distance": options}, stack="cross")  # type: ignore[attr-defined]
 
 
 def test_a_relation_names_every_class_it_gives() -> None:

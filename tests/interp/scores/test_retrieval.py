@@ -256,9 +256,26 @@ def test_generation_refuses_what_it_cannot_do(model: Model, filler: str) -> None
     for option, message in (({"max_new_tokens": 0}, "max_new_tokens=0"), ({"recall_over": 1.0}, "recall_over=1.0")):
         with pytest.raises(BadInput, match=message):
             interp.score(model, batch, {"retrieval_generated": option})
+    with pytest.raises(BadInput, match=r"max_new_tokens=2\.5"):
+        interp.score(model, batch, {"retrieval_generated": {"max_new_tokens": 2.5}})
     more = replace(batch, inputs={**batch.inputs, "pixel_values": torch.zeros(1, 3, 4, 4)})
     with pytest.raises(BadInput, match="pixel_values"):
         interp.score(model, more, {"retrieval_generated": {}})
+
+
+def test_answers_that_the_context_cannot_hold_are_refused_before_any_forward() -> None:
+    model = interp.load("handmade")  # whose context holds 32 tokens
+    ids = torch.randint(3, 6, (1, 24), generator=torch.Generator().manual_seed(0))
+    batch = interp.encode(model, ids, spans={"needle": [range(2, 4)]})
+    done: list[int] = []
+    with pytest.raises(BadInput, match=r"24 tokens .*=50 exceed .* 32; ask for max_new_tokens=8 at most"):
+        interp.score(model, batch, "retrieval_generated", progress=done.append)
+    assert not done
+    fits = interp.score(model, batch, {"retrieval_generated": {"max_new_tokens": 8}})["retrieval_generated"]
+    assert len(fits.metadata["recall"]) == 1
+    full = interp.encode(model, ids.repeat(1, 2)[:, :32], spans={"needle": [range(2, 4)]})
+    with pytest.raises(BadInput, match="give shorter prompts"):
+        interp.score(model, full, {"retrieval_generated": {"max_new_tokens": 1}})
 
 
 def test_retrieval_heads_are_those_over_the_threshold() -> None:

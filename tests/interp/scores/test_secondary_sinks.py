@@ -100,7 +100,24 @@ def test_mass_on_each_class(split: int) -> None:
         mass = found.by_layer[layer][0, 0]
         assert mass[0].item() == pytest.approx(harmonic[0]) and mass[2].isnan(), "no copy"
         assert mass[1].item() == pytest.approx(harmonic[1] + harmonic[2])
-    assert found.metadata["classes"] == {"first": 1, "secondary": 2, "copy": 0}
+    assert found.totals["classes"] == {"first": 1, "secondary": 2, "copy": 0}
+
+
+def test_a_class_that_is_left_out_is_nan() -> None:
+    """Without the first token nothing can be said of it; the other classes keep their mass."""
+    x = planted_stream()[[2, 4, 4]]
+    x[0, :, :] = torch.randn(LENGTH, WIDTH, generator=torch.Generator().manual_seed(5))
+    x[2, 0] = 0.001 * x[1, 0]
+    dropped = torch.zeros(1, LENGTH, dtype=torch.bool)
+    dropped[0, 0] = True
+    reducer = secondary_sink_mass(ask_for(LENGTH, dropped=dropped), shortest=0.25, longest=0.75)
+    for layer in (0, 1):
+        reducer.start(layer, seen_of(x, layer))
+        for block in blocks_of(uniform_causal(LENGTH).expand(2, -1, -1), reducer.ask, layer=layer):
+            reducer.block(block, None)
+        reducer.finish(layer, seen_of(x, layer))
+    mass = reducer.measured().by_layer[1][0, 0]
+    assert mass[0].isnan() and mass[2].isnan() and mass[1].item() > 0
 
 
 @pytest.mark.parametrize(

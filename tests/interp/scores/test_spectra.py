@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,11 @@ from torch import Tensor
 
 import interp
 from interp import BadInput, HeadScores, Unsupported
+from interp.model import head_weights as head_weights_module
+from interp.model import shared_reads
 from interp.model.head_weights import HeadWeights, head_weights
+from interp.model.shared_reads import sharing_reads
+from interp.scores import SCORES
 from interp.scores.catalogue.weights import ENTRIES
 from interp.scores.weights.spectra import effective_rank, nuclear_norm, singular_values, stable_rank
 
@@ -228,3 +233,61 @@ def test_a_head_of_zeros_is_nan() -> None:
     for name in found:
         assert np.isnan(found[name].values[1, 1]), "L1.H1 has no query, key or output"
         assert np.isfinite(found[name].values[0]).all()
+
+
+def test_scores_of_one_scoring_share_their_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each layer is read once for each fold, whatever is asked for; nothing is kept for the next scoring."""
+    case = load_case("llama")
+    batch, n_layers = case.batch(), case.model.stack().n_layers
+    reads: list[tuple[int, str]] = []
+    own = head_weights_module._read
+
+    def counting(stack: Any, layer: int, wirings: Any, fold: str) -> Any:
+        reads.append((layer, fold))
+        return own(stack, layer, wirings, fold)
+
+    monkeypatch.setattr(head_weights_module, "_read", counting)
+    names = [name for name, entry in SCORES.items() if entry.needs == "weights" and entry.where in ("any", "text")]
+    wanted: dict[str, dict[str, Any]] = {name: {} for name in names}
+    wanted["unfolded"] = {"score": "ov_stable_rank", "fold": "none"}
+    together = interp.score(case.model, batch, wanted)
+    assert sorted(reads) == sorted((layer, fold) for layer in range(n_layers) for fold in ("gain", "none"))
+    assert case.model.reads == []
+    for name in names:  # each by itself
+        np.testing.assert_array_equal(together[name].values, interp.score(case.model, batch, name)[name].values)
+    before = interp.score(case.model, batch, "ov_spectrum")["ov_spectrum"].values
+    with torch.no_grad():
+        for layer in range(n_layers):
+            case.model.stack().layer(layer).out.weight.data.mul_(2)  # type: ignore[union-attr]
+    after = interp.score(case.model, batch, "ov_spectrum")["ov_spectrum"].values
+    np.testing.assert_allclose(after, 2 * before, rtol=1e-12)
+
+
+def test_a_shared_read_is_bounded_and_never_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = load_case("llama")
+    stack = case.model.stack()
+    with sharing_reads(case.model):
+        first = head_weights(case.model, stack, 0)
+        assert head_weights(case.model, stack, 0) is first
+        projection = stack.layer(0).attention.get_submodule("q_proj")
+        with torch.no_grad():
+            projection.weight.mul_(2)  # type: ignore[operator, union-attr]
+        torch.testing.assert_close(head_weights(case.model, stack, 0).q, 2 * first.q)
+    monkeypatch.setattr(shared_reads, "MOST_BYTES", 0)
+    with sharing_reads(case.model):
+        one, other = (head_weights(case.model, stack, 0) for _ in range(2))
+        assert one is not other and torch.equal(one.q, other.q)
+
+
+def test_a_scoring_after_training_sees_the_new_gains() -> None:
+    """On the induction zoo model: norms doubled between two scorings double both sides of the QK form."""
+    model = interp.load("induction")
+    batch = interp.encode(model, torch.tensor([[0, 3, 4, 3]]))
+    names = {"qk_spectrum": {"k": 1}}
+    before = interp.score(model, batch, names)["qk_spectrum"].values
+    with torch.no_grad():
+        for module in model.hf.modules():
+            if "Norm" in type(module).__name__:
+                module.weight.mul_(2)  # type: ignore[operator, union-attr]
+    after = interp.score(model, batch, names)["qk_spectrum"].values
+    np.testing.assert_allclose(after, 4 * before, rtol=1e-4)

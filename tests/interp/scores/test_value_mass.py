@@ -143,6 +143,9 @@ def test_bad_requests_are_refused(case_of: CaseOf) -> None:
     case = case_of("llama")
     with pytest.raises(BadInput, match="keys= is missing"):
         interp.score(case.model, case.batch(2), "value_weighted_mass")
+    with pytest.raises(BadInput, match="'one' and 'two' share 2 token"):
+        keys = {"one": slice(0, 3), "two": slice(2, 4)}
+        interp.score(case.model, case.batch(2), {"value_weighted_mass": {"keys": keys}})
     bypass = case_of("bloom")
     with pytest.raises(Unsupported, match="q, k and v never show"):
         value_weighted_mass(Ask("x", bypass.model, bypass.batch(2), bypass.model.stack()), keys=0)

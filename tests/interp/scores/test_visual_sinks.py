@@ -15,6 +15,7 @@ from torch import Tensor
 import interp
 from interp import At, Site
 from interp.errors import BadInput, Unsupported
+from interp.scores import SCORES
 from interp.scores.sinks.visual_attention import VisualSinks, visual_sinks
 from interp.scores.sinks.visual_sinks import (
     image_centric,
@@ -264,3 +265,16 @@ def test_generated_tokens_are_rows_too(case_of: Callable[[str], Case]) -> None:
     edits = visual_sinks(case.model, batch, dimensions=[3, 7], tau=1.0).redistribution(0.0, rho=0, least_mass=0)
     made = interp.generate(case.model, batch, edits=edits, max_new_tokens=3)
     assert made is not None
+
+
+def test_sink_dimensions_of_all_prompts_whatever_the_batch_size(case_of: Callable[[str], Case]) -> None:
+    """Derived from the prompts together: one prompt at a time would give every prompt dimensions of its own."""
+    case = case_of("llama")
+    batch = case.batch(3, 9)
+    names = ["visual_nonsink_ratio", "visual_sink_mass", "image_centric"]
+    assert all(SCORES[name].whole for name in names)
+    wanted = {name: {"image": slice(1, 4), "tau": 1.0} for name in names}
+    together, apart = (interp.score(case.model, batch, wanted, batch_size=size) for size in (None, 1))
+    for name in names:
+        assert apart[name].metadata["dimensions"] == together[name].metadata["dimensions"]
+        np.testing.assert_array_equal(apart[name].samples, together[name].samples)

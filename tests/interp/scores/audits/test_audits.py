@@ -228,3 +228,7 @@ def test_bad_requests_are_refused(case_of: CaseOf) -> None:
     pair = case_of("t5")
     with pytest.raises(Unsupported, match="one stack"):
         deception_audit(pair.model, pair.batch(2), slice(1, 2))
+    images = case_of("vit")
+    with pytest.raises(BadInput, match="column 0 for a CLS token"):
+        posthoc_audit(images.model, images.batch(2), ["gradient"])
+    assert posthoc_audit(images.model, images.batch(2), ["gradient"], exclude_sinks=None).kendall
