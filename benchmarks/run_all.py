@@ -18,6 +18,8 @@ SCRIPTS = (
     "gate_fits",
     "last_rows",
     "composition",
+    "long_scores",
+    "top_mass",
     "imports",
 )
 

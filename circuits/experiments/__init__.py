@@ -150,8 +150,8 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             summary="Which heads answers about pictures rest on, and what is said with the picture withheld.",
             measures=(
                 "On questions about pictures and on text questions: the vision-aware divergence of every head, beside "
-                "an image of one even colour, and its attention to the image; the exact effect of taking each head out on "
-                "both sorts; what the most divergent heads, chosen on one half of the questions, cost on the other "
+                "an image of one even colour, and its attention to the image; the exact effect of taking each head out "
+                "on both sorts; what the most divergent heads, chosen on one half of the questions, cost on the other "
                 "half, against random heads of the same layers; the answers with the image, with an even one, and "
                 "without any; and hard questions answered with the divergent half of each layer amplified, beside "
                 "random halves."
@@ -187,8 +187,8 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             measures=(
                 "On random tokens said twice, texts of one's own or random images: every score of `circuits list "
                 "scores` that applies, with its band on null prompts, and the reason of each that does not; the "
-                "labels of `circuits list labels` that heads earn by pattern and ablation; and the patterns of up to 64 heads. "
-                "The page is a map of all heads with filters, and shows the head that one clicks."
+                "labels of `circuits list labels` that heads earn by pattern and ablation; and the patterns of up to 64 "
+                "heads. The page is a map of all heads with filters, and shows the head that one clicks."
             ),
             needs="Any model of the Hugging Face library whose attention patterns can be read.",
             writes=WRITES,

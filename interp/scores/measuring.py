@@ -20,6 +20,9 @@ from interp.scores.reducer import Reducer
 from interp.scores.sinks.sink_columns import sink_columns
 
 
+_SQUARE = frozenset({"adjacency", "distances", "relation"})  # [token, token] where they hold for every prompt
+
+
 @dataclass(frozen=True, eq=False)
 class Settings:
     """What holds for every score of a scoring.
@@ -121,15 +124,22 @@ def part_of(settings: Settings, wanted: Sequence[Wanted], index: Tensor, size: i
         size: prompts of the whole batch.
     """
 
-    def cut(value: Any) -> Any:
+    def cut(value: Any, axes: int = 2) -> Any:
         if isinstance(value, Mapping):
-            return {name: cut(part) for name, part in value.items()}
+            return {name: cut(part, axes) for name, part in value.items()}
         if isinstance(value, list | tuple):
-            return type(value)(cut(part) for part in value)
-        of_prompts = isinstance(value, Tensor) and value.ndim > 1 and value.shape[0] == size
+            return type(value)(cut(part, axes) for part in value)
+        of_prompts = isinstance(value, Tensor) and value.ndim >= axes and value.shape[0] == size
         return value[index.to(value.device)] if of_prompts else value
 
-    smaller = [replace(one, options={name: cut(value) for name, value in one.options.items()}) for one in wanted]
+    def option(name: str, value: Any) -> Any:
+        if name == "labels" and isinstance(value, list | tuple) and len(value) == size:
+            return [value[place] for place in index.tolist()]
+        return cut(value, 3 if name in _SQUARE else 2)
+
+    smaller = [
+        replace(one, options={name: option(name, value) for name, value in one.options.items()}) for one in wanted
+    ]
     return replace(settings, exclude_sinks=cut(settings.exclude_sinks)), smaller
 
 

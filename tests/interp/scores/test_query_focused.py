@@ -99,6 +99,22 @@ def test_padding_and_sinks(case_of: Callable[..., object], side: str) -> None:
             np.testing.assert_allclose(found[row], expected[0], atol=2e-5)
 
 
+def test_left_out_columns_take_no_part_in_a_documents_deviation(case_of: Callable[..., object]) -> None:
+    """Their attention is 0 with either query: as members they would move the mean, and so what is an outlier."""
+    model = case_of("llama").model  # type: ignore[attr-defined]
+    batch = interp.encode(model, torch.randint(5, 90, (6, 24), generator=torch.Generator().manual_seed(4)))
+    dropped = torch.zeros(6, 24, dtype=torch.bool)
+    dropped[:, 1:9] = True
+
+    def found(document: slice) -> np.ndarray:
+        options = {"query": slice(20, 22), "documents": {"one": document}, "gold": slice(12, 13), "null": [7]}
+        return interp.score(model, batch, {"query_retrieval": options}, exclude_sinks=dropped)[
+            "query_retrieval"
+        ].samples
+
+    np.testing.assert_allclose(found(slice(1, 20)), found(slice(9, 20)), atol=1e-12)
+
+
 def test_what_follows_the_query_reads_it_too(case_of: Callable[..., object]) -> None:
     model = case_of("gpt2").model  # type: ignore[attr-defined]
     batch = prompts(model)

@@ -283,3 +283,19 @@ def test_the_model_is_as_found_after_an_error(error: BaseException) -> None:
         assert (len(module._forward_hooks), len(module._forward_pre_hooks)) == (hooks, pre_hooks)
     assert torch.equal(model.hf(**batch.inputs).logits, before)
     assert not torch.is_inference_mode_enabled() and torch.is_grad_enabled()
+
+
+def test_relations_of_tokens_are_not_taken_apart_with_the_prompts(induction: Model) -> None:
+    """A square relation whose side is the number of prompts holds for every prompt; labels are one list per prompt."""
+    batch = interp.encode(induction, torch.tensor([[0, 5, 6, 7], [0, 8, 9, 10], [0, 5, 5, 6], [0, 9, 9, 9]]))
+    options = {
+        "graph_distance": {
+            "nodes": torch.arange(4).expand(4, -1),
+            "adjacency": torch.eye(4).roll(1, 0) + torch.eye(4).roll(-1, 0) > 0,
+        },
+        "relation_attention": {"labels": [[0, 1, 1, 0], [0, 0, 1, 1], [1, 1, 0, 0], [0, 1, 0, 1]]},
+    }
+    whole = interp.score(induction, batch, options)
+    parts = interp.score(induction, batch, options, batch_size=2)
+    for name in options:
+        np.testing.assert_allclose(parts[name].samples, whole[name].samples, atol=1e-6)

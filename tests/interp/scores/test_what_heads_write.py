@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,3 +95,15 @@ def test_direct_effect_refuses_what_it_cannot_split(case_of: CaseOf) -> None:
     vlm = case_of("llava")
     with pytest.raises(Unsupported, match="do not write to the stream"):
         interp.score(vlm.model, vlm.batch(2), "direct_effect", stack="vision")
+
+
+@pytest.mark.parametrize("score", ["direct_effect", "sign_disagreement"])
+def test_progress_tells_every_forward(case_of: CaseOf, score: str) -> None:
+    case = case_of("gpt2")
+    batch = replace(case.batch(2, 6), answers=torch.tensor([[3, 4], [5, 6]]))
+    interp.score(case.model, batch, score)  # what is found out about a model once is no forward of the score
+    run, told = [], []
+    hook = case.hf.register_forward_pre_hook(lambda *_: run.append(1))
+    interp.score(case.model, batch, score, progress=told.append)
+    hook.remove()
+    assert sum(told) == len(run) == 3
