@@ -187,7 +187,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             measures=(
                 "On random tokens said twice, texts of one's own or random images: every score of `circuits list "
                 "scores` that applies, with its band on null prompts, and the reason of each that does not; the "
-                "labels of `circuits list labels` that heads earn by pattern and ablation; and the patterns of up to 64 "
+                "labels of `circuits list labels` that heads earn by pattern and ablation; patterns of up to 64 "
                 "heads. The page is a map of all heads with filters, and shows the head that one clicks."
             ),
             needs="Any model of the Hugging Face library whose attention patterns can be read.",

@@ -19,7 +19,6 @@ from interp.scores.planning import Wanted, function_of
 from interp.scores.reducer import Reducer
 from interp.scores.sinks.sink_columns import sink_columns
 
-
 _SQUARE = frozenset({"adjacency", "distances", "relation"})  # [token, token] where they hold for every prompt
 
 

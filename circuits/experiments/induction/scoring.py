@@ -39,20 +39,22 @@ def scores_of(job: Job, prompts: Repeated, names: Sequence[str], purpose: str) -
 
 def of_the_prompts(names: Sequence[str]) -> list[str]:
     """Those of ``names`` that are measured on the prompts given, not on random tokens of their own."""
-    return [name for name in names if SCORES[name].needs == "pattern"]
+    return [name for name in names if SCORES[name].needs == "pass" and SCORES[name].prompts == "given"]
 
 
 def measurable(job: Job, names: Sequence[str]) -> tuple[list[str], list[str]]:
     """Those of ``names`` that this model can be given, and a note on each that it cannot.
 
-    A score with prompts of its own may need more ordinary tokens, or a longer context, than a small model has.
+    A score with prompts of its own may need more ordinary tokens, or a longer context, than a small model has; others
+    need options, or give several numbers per head.
     """
     kept, notes = [], []
     first = job.batch(job.evaluation.select(slice(0, 1)))
     for name in names:
         try:
-            if SCORES[name].needs == "own":
-                interp.score(job.model, first, name)
+            found = interp.score(job.model, first, name)[name]
+            if found.positions is not None or found.sample_axis != "prompt" or found.unit != "query":
+                raise BadInput("it is not one number per prompt and query head.")
             kept.append(name)
         except Unsupported:
             raise

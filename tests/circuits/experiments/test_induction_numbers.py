@@ -107,7 +107,7 @@ def test_a_prompt_depends_on_its_number_and_purpose_alone(job: Job) -> None:
 def test_too_long_or_too_many_tokens_are_refused_with_what_would_work(job: Job) -> None:
     with pytest.raises(BadInput, match=r"context holds 40\. At most segment=20 works"):
         random_prompts(job.model, n=1, segment=21, seed=0, purpose="x")
-    with pytest.raises(BadInput, match="too few for 51 distinct ones; at most segment=50"):
+    with pytest.raises(BadInput, match="too few for 51 distinct ones; at most segment=49"):
         random_prompts(job.model, n=1, segment=51, seed=0, purpose="x")
 
 
