@@ -24,7 +24,7 @@ LONG, QUICK_LONG = 32768, 256
 GROUPS = 4
 FOUR = ("entropy", "sink", "mean_distance", "group_mass")
 LINEAR = ("sink", "mean_distance", "group_mass", "first_mass", "self_mass", "previous_token")
-EAGER_ROUNDS = 3  # a run of eager attention takes a quarter of a minute and gigabytes
+EAGER_ROUNDS = 2  # a run of eager attention takes a quarter of a minute and gigabytes
 
 
 class Prompt:
