@@ -56,6 +56,18 @@ def local(address: str) -> bool:
     return address.startswith(("file:", "data:", "blob:"))
 
 
+def steady_box(view: Any, selector: str) -> dict[str, float]:
+    """Where an element stands, once two looks in a row find it in the same place."""
+    before = None
+    for _ in range(100):
+        view.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        box = view.locator(selector).first.bounding_box()
+        if box is not None and box == before:
+            return box
+        before = box
+    raise AssertionError(f"{selector} does not come to rest; last seen at {before}")
+
+
 def hover_cell(view: Any, plot: int, row: int, column: int, shape: tuple[int, int]) -> str:
     """Words of the hover label after pointing at one cell of a heatmap."""
     view.locator(".plot").nth(plot).scroll_into_view_if_needed()

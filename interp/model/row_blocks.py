@@ -50,6 +50,11 @@ class Block:
         return self.whole.shape[-1]
 
     @cached_property
+    def all_real(self) -> bool:
+        """Whether no row is padding."""
+        return bool(self.real.all())
+
+    @cached_property
     def pattern(self) -> Float[Tensor, "batch head row key"]:
         """The maps as they are; with left-out columns, those are 0 and each row is rescaled to sum to 1.
 
@@ -109,6 +114,11 @@ class Watcher(Protocol):
     @property
     def rows(self) -> Int[Tensor, "batch k"] | None:
         """The only query rows that it wants, as columns; all for None."""
+        ...
+
+    @property
+    def layered(self) -> bool:
+        """Whether its features differ from layer to layer; False lets a stream keep them."""
         ...
 
     def features(self, layer: int, n_keys: int, rows: Tensor) -> Float[Tensor, "#batch key feature"] | None:

@@ -267,6 +267,8 @@ class _Showing:
         self.mask = batch.row_mask(stack.name)
         self.entries, self.fewest = (ENTRIES, FEWEST_ROWS) if entries is None else (entries, 1)
         self._groups: list[tuple[Watcher, ...]] = []
+        self._held: dict[tuple[int, ...], tuple[Tensor, Tensor | None, list[int | None]]] = {}
+        self._room = self.entries // 8  # entries of features to be kept
         for watcher in watchers:
             if watcher.maps:
                 self._join(watcher)
@@ -294,8 +296,7 @@ class _Showing:
         elif wanted.numel() and not 0 <= int(wanted.min()) <= int(wanted.max()) < length:
             raise BadInput(f"rows {int(wanted.min())} to {int(wanted.max())} were asked for, of {length}.")
         step = max(self.fewest, self.entries // (count * heads * n_keys))
-        for first in range(0, wanted.shape[1], step):
-            yield wanted[:, first : first + step]
+        yield from wanted.split(step, dim=1) if wanted.shape[1] else ()
 
     def show(
         self,
@@ -333,18 +334,34 @@ class _Showing:
 
     def _products(self, group: tuple[Watcher, ...], block: Block) -> list[Tensor | None]:
         """``block.pattern @ features`` of each watcher, from one matrix product."""
-        asked = [watcher.features(block.layer, block.n_keys, block.rows) for watcher in group]
-        columns = [features for features in asked if features is not None]
-        if not columns:
+        joined, widths = self._features(group, block)
+        if joined is None:
             return [None] * len(group)
-        count = max(len(features) for features in columns)
-        joined = torch.cat([x.to(block.whole).expand(count, -1, -1) for x in columns], dim=-1)
-        if block.kept is not None:
-            joined = joined * block.kept[:, : block.n_keys, None]
         n, heads, n_rows, n_keys = block.whole.shape
         flat = block.whole.reshape(n, heads * n_rows, n_keys) if len(joined) > 1 else block.whole.reshape(1, -1, n_keys)
         made = torch.matmul(flat, joined).view(n, heads, n_rows, -1)
         if block.kept is not None:
             made = made / block.kept_mass.clamp(min=torch.finfo(made.dtype).tiny).unsqueeze(-1)
-        parts = iter(made.split([features.shape[-1] for features in columns], dim=-1))
-        return [None if features is None else next(parts) for features in asked]
+        parts = iter(made.split([width for width in widths if width is not None], dim=-1))
+        return [None if width is None else next(parts) for width in widths]
+
+    def _features(self, group: tuple[Watcher, ...], block: Block) -> tuple[Tensor | None, list[int | None]]:
+        """The columns that the watchers ask for, side by side, and how many are whose: kept from layer to layer."""
+        place = (id(group), int(block.rows[0, 0]), block.rows.shape[1], block.n_keys)
+        held = self._held.get(place)
+        if held is not None and torch.equal(held[0], block.rows):
+            return held[1:]
+        asked = [watcher.features(block.layer, block.n_keys, block.rows) for watcher in group]
+        columns = [features for features in asked if features is not None]
+        widths = [None if features is None else features.shape[-1] for features in asked]
+        joined = None
+        if columns:
+            count = max(len(features) for features in columns)
+            joined = torch.cat([x.to(block.whole).expand(count, -1, -1) for x in columns], dim=-1)
+            if block.kept is not None:
+                joined = joined * block.kept[:, : block.n_keys, None]
+        if not any(watcher.layered for watcher in group):
+            self._room -= 0 if joined is None else joined.numel()
+            if self._room >= 0:
+                self._held[place] = (block.rows, joined, widths)
+        return joined, widths

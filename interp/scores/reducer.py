@@ -23,12 +23,14 @@ class Reducer:
         sites: activations wanted of each layer (``start`` sees those up to Q, K, V, ``finish`` all of them).
         maps: whether blocks of rows are wanted.
         logits: whether blocks must carry the scores before the softmax.
+        layered: whether ``features`` differ from layer to layer.
         rows: ``[batch, k]`` the only query rows wanted, None for all.
     """
 
     sites: frozenset[Site] = frozenset()
     maps: bool = True
     logits: bool = False
+    layered: bool = False
 
     def __init__(self, ask: Ask) -> None:
         self.ask = ask
@@ -64,7 +66,7 @@ class RowMean(Reducer):
         super().__init__(ask)
         self.bins = None if bins is None else tuple(str(label) for label in bins)
         self.sums: dict[int, Tensor] = {}
-        self.numbers: dict[int, Tensor] = {}
+        self.numbers: dict[int, Tensor | int] = {}
 
     def per_row(self, block: Block, products: Tensor | None) -> Tensor:
         """``[batch, head, row]``, with a last axis ``bin`` where there are bins."""
@@ -78,16 +80,21 @@ class RowMean(Reducer):
         """Add the block's rows to the sums, in float64."""
         values = self.per_row(block, products)
         counted = self.counted(block)
+        if counted is block.real and block.all_real:
+            self._add(block.layer, values.sum(2, dtype=torch.float64), values.shape[2])
+            return
         if counted.ndim == 2:  # noqa: PLR2004 - the same for every head
             counted = counted[:, None]
         if self.bins is not None and counted.ndim == 3:  # noqa: PLR2004 - the same for every bin
             counted = counted.unsqueeze(-1)
         counted = counted.expand_as(values)
         added = torch.where(counted, values, torch.zeros_like(values)).sum(2, dtype=torch.float64)
-        number = counted.sum(2)
-        if block.layer in self.sums:
-            added, number = self.sums[block.layer] + added, self.numbers[block.layer] + number
-        self.sums[block.layer], self.numbers[block.layer] = added, number
+        self._add(block.layer, added, counted.sum(2))
+
+    def _add(self, layer: int, added: Tensor, number: Tensor | int) -> None:
+        if layer in self.sums:
+            added, number = self.sums[layer] + added, self.numbers[layer] + number
+        self.sums[layer], self.numbers[layer] = added, number
 
     def measured(self) -> Measured:
         """Sum over number, NaN where no row counted."""

@@ -26,6 +26,7 @@ class Collector:
 
     maps = True
     logits = True
+    layered = False
 
     def __init__(self, shape: Mapping[int, torch.Size], rows: Tensor | None, sites: frozenset[Site]) -> None:
         self.rows, self.sites = rows, sites

@@ -71,14 +71,21 @@ class GroupMass(Reducer):
             values = top_of_groups(
                 block.pattern, self.keys[..., : block.n_keys].expand(-1, len(block.rows), -1), self.top
             )
+        if self.queries is None and block.kept is None and block.all_real:
+            added = values.sum(2, dtype=torch.float64).unsqueeze(2)
+            self._add(block.layer, added, torch.full_like(added[..., 0], values.shape[2]))
+            return
         wanted = [None] if self.queries is None else list(self.queries)
         counted = torch.stack([_per_head(standing(block, member)) for member in wanted])  # [group, batch, head, row]
         counted = counted.expand(-1, -1, values.shape[1], -1).double()
         added = torch.einsum("bhrg,qbhr->bhqg", values.double(), counted)
-        number = counted.sum(-1).permute(1, 2, 0)  # [batch, head, query group]
-        if block.layer in self.sums:
-            added, number = self.sums[block.layer] + added, self.numbers[block.layer] + number
-        self.sums[block.layer], self.numbers[block.layer] = added, number
+        self._add(block.layer, added, counted.sum(-1).permute(1, 2, 0))
+
+    def _add(self, layer: int, added: Tensor, number: Tensor) -> None:
+        """Sums ``[batch, head, query group, group]`` and rows ``[batch, head, query group]``."""
+        if layer in self.sums:
+            added, number = self.sums[layer] + added, self.numbers[layer] + number
+        self.sums[layer], self.numbers[layer] = added, number
 
     def measured(self) -> Measured:
         """Sums over numbers; NaN where a prompt has no row of the query group."""

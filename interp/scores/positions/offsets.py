@@ -109,6 +109,9 @@ class NearMass(QueryMean):
 
     def per_row(self, block: Block, products: Tensor | None) -> Float[Tensor, "batch head row"]:
         """The near entries of each row."""
+        if len(self.offsets) == 1:  # a row's own column, which every block has
+            own = block.rows[:, None, :, None].expand(-1, block.whole.shape[1], -1, 1)
+            return block.pattern.gather(-1, own).squeeze(-1)
         return self.places.entries(block, self.offsets)[0].sum(-1)
 
 

@@ -22,7 +22,7 @@ FEWEST = 8  # queries that must see a key before it can be called a sink: ours
 class _Received:
     """A watcher that adds up what every key receives from later queries, head by head averaged."""
 
-    maps, logits, rows, sites = True, False, None, frozenset[Site]()
+    maps, logits, layered, rows, sites = True, False, False, None, frozenset[Site]()
 
     def __init__(self, width: int) -> None:
         self.width = width

@@ -76,6 +76,7 @@ class Received(Reducer):
             raise BadInput(f"{ask.name}: own_row=False has no meaning on cross-attention, whose queries are no keys.")
         self.own_row = own_row
         self.columns = first_columns(ask, n)
+        self.least, self.most = int(self.columns.min()), int(self.columns.max())
         self.sums: dict[int, Tensor] = {}
         self.numbers: dict[int, Tensor] = {}
 
@@ -89,13 +90,17 @@ class Received(Reducer):
         assert products is not None
         count = len(block.whole)
         columns = self.columns.to(block.rows.device).expand(count, -1)
-        here = (columns >= 0) & (columns < block.n_keys)
         opened = block.open_keys.expand(count, -1, -1, -1)
         index = columns.clamp(0, block.n_keys - 1)[:, None, None].expand(*opened.shape[:3], -1)
-        seen = opened.gather(-1, index) & here[:, None, None] & block.real[:, None, :, None]
+        seen = opened.gather(-1, index)
+        if not 0 <= self.least <= self.most < block.n_keys:
+            seen = seen & ((columns >= 0) & (columns < block.n_keys))[:, None, None]
+        if not block.all_real:
+            seen = seen & block.real[:, None, :, None]
         if not self.own_row:
             seen = seen & (block.rows.unsqueeze(-1) != columns.unsqueeze(1))[:, None]
-        mass = torch.where(seen, products, torch.zeros_like(products)).sum(2, dtype=torch.float64)
+            products = torch.where(seen, products, torch.zeros_like(products))
+        mass = products.sum(2, dtype=torch.float64)  # 0 wherever a key is not seen
         number = seen.sum(2)
         if block.layer in self.sums:
             mass, number = self.sums[block.layer] + mass, self.numbers[block.layer] + number

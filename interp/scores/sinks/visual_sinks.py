@@ -140,6 +140,7 @@ class VisualLooking(RowMean):
     """
 
     sites = frozenset({Site.RESID_PRE})
+    layered = True
 
     def __init__(
         self,

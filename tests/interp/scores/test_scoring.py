@@ -246,7 +246,7 @@ def test_a_batch_is_no_tensor(induction: Model) -> None:
 class Raising:
     """A watcher that raises at the second block."""
 
-    maps, logits, rows, sites = True, False, None, frozenset[Site]()
+    maps, logits, layered, rows, sites = True, False, False, None, frozenset[Site]()
 
     def __init__(self, error: BaseException) -> None:
         self.error, self.seen = error, 0

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import opened
+from browser import opened, steady_box
 
 from interp.errors import BadInput
 from interp.show import Explorer, Figure, MapScore, Page, Section, label_map, render, write
@@ -150,9 +150,22 @@ def shown(view: Any) -> list[list[Any]]:
 
 
 def click(view: Any, layer: int, head: int) -> None:
+    """Point at a cell as a person does: wait until the map stands still and says what is there, then press."""
+    from playwright.sync_api import TimeoutError as Missed
+
     view.locator(".explorer-map").scroll_into_view_if_needed()
-    box = view.locator(".explorer-map .nsewdrag").first.bounding_box()
-    view.mouse.click(box["x"] + (head + 0.5) * box["width"] / 3, box["y"] + (layer + 0.5) * box["height"] / 2)
+    for _ in range(8):  # a redraw forgets where the mouse is until it moves again
+        box = steady_box(view, ".explorer-map .nsewdrag")
+        x, y = box["x"] + (head + 0.5) * box["width"] / 3, box["y"] + (layer + 0.5) * box["height"] / 2
+        view.mouse.move(x - 2, y - 2)
+        view.mouse.move(x, y, steps=3)
+        try:
+            view.locator(".explorer-map .hovertext", has_text=f"L{layer}.H{head}").wait_for(timeout=4000)
+        except Missed:
+            continue
+        view.mouse.click(x, y)
+        return
+    raise AssertionError(f"the map never said what is at L{layer}.H{head}")
 
 
 def test_the_first_labelled_head_is_shown_and_a_click_shows_another(view: Any) -> None:
