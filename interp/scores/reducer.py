@@ -66,7 +66,7 @@ class RowMean(Reducer):
         super().__init__(ask)
         self.bins = None if bins is None else tuple(str(label) for label in bins)
         self.sums: dict[int, Tensor] = {}
-        self.numbers: dict[int, Tensor | int] = {}
+        self.numbers: dict[int, Tensor] = {}
 
     def per_row(self, block: Block, products: Tensor | None) -> Tensor:
         """``[batch, head, row]``, with a last axis ``bin`` where there are bins."""
@@ -81,7 +81,8 @@ class RowMean(Reducer):
         values = self.per_row(block, products)
         counted = self.counted(block)
         if counted is block.real and block.all_real:
-            self._add(block.layer, values.sum(2, dtype=torch.float64), values.shape[2])
+            number = torch.tensor(values.shape[2], device=values.device)
+            self._add(block.layer, values.sum(2, dtype=torch.float64), number)
             return
         if counted.ndim == 2:  # noqa: PLR2004 - the same for every head
             counted = counted[:, None]
@@ -91,7 +92,7 @@ class RowMean(Reducer):
         added = torch.where(counted, values, torch.zeros_like(values)).sum(2, dtype=torch.float64)
         self._add(block.layer, added, counted.sum(2))
 
-    def _add(self, layer: int, added: Tensor, number: Tensor | int) -> None:
+    def _add(self, layer: int, added: Tensor, number: Tensor) -> None:
         if layer in self.sums:
             added, number = self.sums[layer] + added, self.numbers[layer] + number
         self.sums[layer], self.numbers[layer] = added, number
