@@ -138,3 +138,5 @@ from .scores.sinks.visual_attention import VisualSinks as VisualSinks
 from .scores.sinks.visual_attention import visual_sinks as visual_sinks
 from .scores.weights.composition import Composition as Composition
 from .scores.weights.composition import composition as composition
+from .tracing.result import Trace as Trace
+from .tracing.trace import trace as trace

@@ -89,6 +89,51 @@ class Block:
         return self.open_keys.sum(-1)
 
 
+def block_of(
+    stack: Stack,
+    layer: int,
+    rows: Int[Tensor, "batch row"],
+    maps: tuple[Tensor, Tensor, Tensor],
+    *,
+    mask: Bool[Tensor, "batch column"] | None,
+    kept: Bool[Tensor, "batch column"] | None,
+    logits: bool,
+    seen: Mapping[Site, Tensor],
+) -> Block:
+    """The block of some rows, in float32, with padded rows blank.
+
+    Args:
+        stack: whose maps.
+        layer: block index.
+        rows: columns of the query rows.
+        maps: scores, pattern ``[batch, head, row, key]`` and what is visible, of those rows.
+        mask: real tokens among the rows' columns, None for all.
+        kept: key columns that are not left out, None for all.
+        logits: whether the block carries the scores.
+        seen: activations that it carries.
+    """
+    scores, pattern, visible = maps
+    rows = rows.to(pattern.device)
+    if mask is None:
+        real = torch.ones_like(rows, dtype=torch.bool)
+    else:
+        real = mask.to(pattern.device).gather(1, rows)
+        if not bool(real.all()):
+            pattern = torch.where(real[:, None, :, None], pattern, torch.zeros_like(pattern))
+            visible = visible & real[:, None, :, None]
+    return Block(
+        stack=stack,
+        layer=layer,
+        rows=rows,
+        real=real,
+        whole=pattern.float(),
+        visible=visible,
+        kept=None if kept is None else kept.to(pattern.device),
+        logits=scores.float() if logits else None,
+        seen=seen,
+    )
+
+
 class Watcher(Protocol):
     """What wants to see blocks of maps, and activations, while a forward runs.
 

@@ -24,7 +24,7 @@ from interp.model.inputs import fewest_logits
 from interp.model.plain_maps import plain_maps
 from interp.model.plan import Key
 from interp.model.recording import caching
-from interp.model.row_blocks import Block, Watcher
+from interp.model.row_blocks import Block, Watcher, block_of
 from interp.model.run import logits_columns, run
 from interp.model.scopes import evaluating, switched, watched
 from interp.model.session import Session
@@ -309,23 +309,14 @@ class _Showing:
         early: dict[Site, Tensor],
     ) -> None:
         """One block to every watcher of the group."""
-        rows = rows.to(pattern.device)
-        if self.mask is None:
-            real = torch.ones_like(rows, dtype=torch.bool)
-        else:
-            real = self.mask.to(pattern.device).gather(1, rows)
-            if not bool(real.all()):
-                pattern = torch.where(real[:, None, :, None], pattern, torch.zeros_like(pattern))
-                visible = visible & real[:, None, :, None]
-        block = Block(
-            stack=self.stack,
-            layer=layer,
-            rows=rows,
-            real=real,
-            whole=pattern.float(),
-            visible=visible,
-            kept=None if self.kept is None else self.kept.to(pattern.device),
-            logits=scores.float() if any(watcher.logits for watcher in group) else None,
+        block = block_of(
+            self.stack,
+            layer,
+            rows,
+            (scores, pattern, visible),
+            mask=self.mask,
+            kept=self.kept,
+            logits=any(watcher.logits for watcher in group),
             seen={site: tensor for site, tensor in early.items() if site in _EARLY},
         )
         products = self._products(group, block)

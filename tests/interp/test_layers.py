@@ -78,6 +78,7 @@ FORBIDDEN: Mapping[str, tuple[str, ...]] = {
             "interp.attribution",
             "interp.model",
             "interp.scores",
+            "interp.tracing",
             "interp.show",
             "interp.zoo",
             "interp.results",
@@ -85,7 +86,9 @@ FORBIDDEN: Mapping[str, tuple[str, ...]] = {
         )
         for room in GROUND
     },
+    "interp.tracing": ("interp.zoo",),
     "interp.show": (
+        "interp.tracing.trace",
         "interp.model",
         "interp.edits",
         "interp.scores.score",
@@ -94,11 +97,12 @@ FORBIDDEN: Mapping[str, tuple[str, ...]] = {
         "interp.metrics",
         "interp.attribution",
     ),
-    "interp.attribution": ("interp.scores", "interp.zoo"),
-    "interp.scores": ("interp.attribution", "interp.zoo"),
+    "interp.attribution": ("interp.scores", "interp.tracing", "interp.zoo"),
+    "interp.scores": ("interp.attribution", "interp.tracing", "interp.zoo"),
     "interp.model": (
         "interp.attribution",
         "interp.scores",
+        "interp.tracing",
         "interp.show",
         "interp.results",
         "interp.metrics",
@@ -112,11 +116,19 @@ FORBIDDEN: Mapping[str, tuple[str, ...]] = {
         "interp.results",
         "interp.edits",
     ),
-    "interp.metrics": ("interp.attribution", "interp.scores", "interp.show", "interp.results", "interp.zoo"),
+    "interp.metrics": (
+        "interp.attribution",
+        "interp.scores",
+        "interp.tracing",
+        "interp.show",
+        "interp.results",
+        "interp.zoo",
+    ),
     "interp.results": (
         "interp.attribution",
         "interp.model",
         "interp.scores",
+        "interp.tracing",
         "interp.zoo",
         "interp.edits",
         "interp.metrics",
@@ -137,6 +149,7 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
 DATA = (
     "interp.scores",
     "interp.scores.labels",
+    "interp.tracing",
     "interp.attribution.methods",
     "interp.zoo",
     "interp.edits.catalogue",

@@ -1,0 +1,9 @@
+"""Gradients, and attention weighted by gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from interp.tracing.kinds import TraceMethod
+
+ENTRIES: Mapping[str, TraceMethod] = {}

@@ -1,0 +1,46 @@
+"""Raw attention: one layer's map, heads fused. The baseline of every trace."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from interp.errors import BadInput
+from interp.names import lookup
+from interp.tracing.ask import TraceAsk, Traced
+
+FUSIONS = {
+    "mean": lambda maps: maps.mean(1),
+    "max": lambda maps: maps.amax(1),
+    "min": lambda maps: maps.amin(1),
+}
+
+
+def raw(ask: TraceAsk, layer: int | None = None, heads: str = "mean") -> Traced:
+    """The attention of one layer from each target to each source, ``fuse_h A_l[h, i, j]`` (Abnar and Zuidema, 2020).
+
+    Args:
+        ask: what is traced.
+        layer: block index, the last for None.
+        heads: ``mean``, ``max`` or ``min`` over heads.
+
+    Raises:
+        BadInput: a layer without attention.
+        UnknownName: another fusion.
+    """
+    fuse = lookup(heads, FUSIONS, "fusion of heads")
+    chosen = ask.layers[-1] if layer is None else layer
+    if chosen not in ask.layers:
+        raise BadInput(f"{ask.method}: layer={layer!r}; the layers with attention are {list(ask.layers)}.")
+    held = ask.hold()
+
+    def rows(index: int) -> Tensor:
+        parts = [
+            torch.nn.functional.pad(fuse(block.pattern), (0, held.shape(index)[3] - block.n_keys))
+            for block in held.blocks(index, rows=ask.targets)
+        ]
+        return torch.cat(parts, dim=1)
+
+    values = rows(chosen)
+    each = torch.stack([rows(index) for index in ask.layers]) if ask.each_layer else None
+    return Traced(values, each, metadata={"layer": chosen, "heads": heads})
