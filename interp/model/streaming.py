@@ -268,7 +268,7 @@ class _Showing:
         self.entries, self.fewest = (ENTRIES, FEWEST_ROWS) if entries is None else (entries, 1)
         self._groups: list[tuple[Watcher, ...]] = []
         self._held: dict[tuple[int, ...], tuple[Tensor, Tensor | None, list[int | None]]] = {}
-        self._room = self.entries // 8  # entries of features to be kept
+        self._room = self.entries // 4  # entries of features to be kept
         for watcher in watchers:
             if watcher.maps:
                 self._join(watcher)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.address import At, Site
-from interp.errors import BadInput, Unsupported
+from interp.errors import Unsupported
 from interp.model.image_tokens import image_token_ids
 from interp.model.run import Metric, run
 from interp.model.shortening import shortened, source_mask
@@ -23,6 +23,7 @@ from interp.scores.audits.answer_change import (
     metric_or_own,
     total_variation,
 )
+from interp.scores.audits.lime import check_samples, lime_fit, presence_draws
 from interp.scores.divergence.sensitivity import hiding_edits
 
 REFERENCES: Mapping[str, str] = MappingProxyType(
@@ -35,8 +36,6 @@ REFERENCES: Mapping[str, str] = MappingProxyType(
         "value_aware": "A_ij <v_j, dm/dz_i> of each head by its direct path",
     }
 )
-_LIME_WIDTH = 0.25  # of the kernel over cosine distances; ours
-_LIME_RIDGE = 1e-3  # keeps the fit determined where samples are few; ours
 
 
 def token_attribution(
@@ -94,7 +93,7 @@ def _tokens(ask: Ask, kind: str) -> Bool[Tensor, "batch key"]:
     return mask
 
 
-def _each(mask: Tensor, read_at: Tensor | None) -> list[Tensor]:
+def one_by_one(mask: Bool[Tensor, "batch key"], read_at: Tensor | None) -> list[Bool[Tensor, "batch key"]]:
     """For each number t ``[batch, key]`` True at every prompt's t-th token, the one that is read left out."""
     number = mask.cumsum(-1) - 1
     made = []
@@ -112,7 +111,7 @@ def _left_out(ask: Ask) -> Float[Tensor, "batch key"]:
     worth = torch.full(mask.shape, torch.nan, dtype=torch.float64, device=own.device)
     images = torch.tensor(image_token_ids(ask.model), dtype=torch.long, device=mask.device)
     words = mask & ~torch.isin(ask.batch.inputs["input_ids"], images)
-    for member in _each(words, None if ask.stack.cross else ask.batch.read_at):
+    for member in one_by_one(words, None if ask.stack.cross else ask.batch.read_at):
         concerned = member.any(-1).nonzero().flatten()
         if not len(concerned):
             continue
@@ -130,7 +129,7 @@ def _left_out(ask: Ask) -> Float[Tensor, "batch key"]:
 
 def _hidden(ask: Ask) -> Float[Tensor, "batch key"]:
     mask = _tokens(ask, "leave_one_out_masked")
-    members = _each(mask, None if ask.stack.cross else ask.batch.read_at)
+    members = one_by_one(mask, None if ask.stack.cross else ask.batch.read_at)
     variants = [hiding_edits(ask, member) for member in members]
     changes = answer_changes(ask.model, ask.batch, variants, progress=ask.progress)
     worth = torch.full(mask.shape, torch.nan, dtype=torch.float64, device=changes.device)
@@ -141,34 +140,12 @@ def _hidden(ask: Ask) -> Float[Tensor, "batch key"]:
 
 def _lime(ask: Ask, metric: Metric, samples: int) -> Float[Tensor, "batch key"]:
     mask = _tokens(ask, "lime")
-    if samples < 2:  # noqa: PLR2004 - a line through one point
-        raise BadInput(f"{ask.name}: samples={samples}; LIME fits a line and needs at least two.")
+    check_samples(ask.name, samples)
     free = mask if ask.stack.cross else mask.scatter(1, ask.batch.read_at[:, None], False)
-    kept = torch.stack([_presence(ask, free, draw) for draw in range(samples)])  # [sample, batch, key]
+    kept = presence_draws(free, ask.batch.content_keys.tolist(), samples, ask.seed)
     variants = [hiding_edits(ask, free & ~one) for one in kept]
     values = sweep(ask.model, ask.batch, variants, metric, progress=ask.progress).values.double()  # [sample, batch]
     worth = torch.full(mask.shape, torch.nan, dtype=torch.float64, device=values.device)
-    for row in range(len(mask)):
-        here = free[row]
-        present = kept[:, row, here].double()
-        share = present.mean(-1)
-        weight = torch.exp(-((1 - share.sqrt()) ** 2) / _LIME_WIDTH**2)
-        design = torch.cat([torch.ones(samples, 1, dtype=torch.float64), present], dim=1)
-        gram = design.mT @ (weight[:, None] * design)
-        ridge = _LIME_RIDGE * torch.eye(len(gram), dtype=torch.float64)
-        ridge[0, 0] = 0
-        worth[row, here] = torch.linalg.solve(gram + ridge, design.mT @ (weight * values[:, row]))[1:]
+    for row, here in enumerate(free):
+        worth[row, here] = lime_fit(kept[:, row, here], values[:, row]).weights
     return worth
-
-
-def _presence(ask: Ask, free: Tensor, draw: int) -> Tensor:
-    """``[batch, key]`` which free tokens stay, drawn for each prompt by its content."""
-    kept = free.clone()
-    for row, key in enumerate(ask.batch.content_keys.tolist()):
-        generator = torch.Generator().manual_seed((key ^ (ask.seed * 1_000_003 + draw)) % 2**63)
-        count = int(free[row].sum())
-        gone = torch.randperm(count, generator=generator)[: int(torch.randint(0, count + 1, (1,), generator=generator))]
-        chosen = torch.ones(count, dtype=torch.bool)
-        chosen[gone] = False
-        kept[row, free[row]] = chosen.to(kept.device)
-    return kept

@@ -119,8 +119,10 @@ class QueryMean(ChosenRowMean):
 
 def later_mass(block: Block, places: Places, *, by_distance: bool = False) -> Float[Tensor, "batch head row"] | None:
     """Mass on keys after the query (times their distance with ``by_distance``); None on causal stacks."""
+    if block.stack.causal:
+        return None
     first = int(block.rows.min()) + 1
-    if block.stack.causal or first >= block.n_keys:
+    if first >= block.n_keys:
         return None
     columns = torch.arange(first, block.n_keys, device=block.rows.device).expand(len(block.rows), -1)
     ahead = places.at(columns)[:, None, :] - places.at(block.rows)[:, :, None]  # [batch, row, key]

@@ -24,6 +24,10 @@ _HELD = 1 << 22  # entries of wanted keys that are held from layer to layer
 class PreviousToken(RowMean):
     """``mean_i A[i, i - 1]`` over the rows from a prompt's second token on."""
 
+    def __init__(self, ask: Ask) -> None:
+        super().__init__(ask)
+        self.whole = bool(ids_and_mask(ask)[1].all())
+
     def per_row(self, block: Block, products: Tensor | None) -> Float[Tensor, "batch head row"]:
         """The entry one column to the left of each row's own."""
         before = (block.rows - 1).clamp(min=0)
@@ -32,6 +36,8 @@ class PreviousToken(RowMean):
 
     def counted(self, block: Block) -> Bool[Tensor, "batch row"] | Bool[Tensor, "batch head row"]:
         """Rows whose neighbour to the left is a real token that is not left out."""
+        if self.whole and block.kept is None and block.all_real and int(block.rows.min()) > 0:
+            return block.real
         mask = ids_and_mask(self.ask)[1]
         mask = mask if block.kept is None else mask & block.kept
         before = (block.rows - 1).clamp(min=0)
@@ -91,7 +97,6 @@ def _both(
 
 def previous_token(ask: Ask) -> PreviousToken:
     """The mean of ``A[i, i - 1]`` over the rows from a prompt's second token on, in [0, 1] (Olsson et al., 2022)."""
-    ids_and_mask(ask)
     return PreviousToken(ask)
 
 

@@ -90,11 +90,14 @@ class Received(Reducer):
         assert products is not None
         count = len(block.whole)
         columns = self.columns.to(block.rows.device).expand(count, -1)
-        opened = block.open_keys.expand(count, -1, -1, -1)
-        index = columns.clamp(0, block.n_keys - 1)[:, None, None].expand(*opened.shape[:3], -1)
-        seen = opened.gather(-1, index)
-        if not 0 <= self.least <= self.most < block.n_keys:
-            seen = seen & ((columns >= 0) & (columns < block.n_keys))[:, None, None]
+        if 0 <= self.least == self.most < block.n_keys:  # one column, the same for every prompt
+            seen = block.open_keys[..., self.most : self.most + 1]
+        else:
+            opened = block.open_keys.expand(count, -1, -1, -1)
+            index = columns.clamp(0, block.n_keys - 1)[:, None, None].expand(*opened.shape[:3], -1)
+            seen = opened.gather(-1, index)
+            if not 0 <= self.least <= self.most < block.n_keys:
+                seen = seen & ((columns >= 0) & (columns < block.n_keys))[:, None, None]
         if not block.all_real:
             seen = seen & block.real[:, None, :, None]
         if not self.own_row:
