@@ -20,6 +20,10 @@ SCRIPTS = (
     "composition",
     "long_scores",
     "top_mass",
+    "rollout",
+    "flow",
+    "trace_long",
+    "relevance",
     "imports",
 )
 

@@ -67,6 +67,41 @@ def label_card(name: str) -> dict[str, Any]:
     return {"kind": "label", "name": name, "line": HEAD_TYPES[name].summary, **HEAD_TYPES[name].card()}
 
 
+def traces() -> dict[str, str]:
+    """Way of tracing -> its line."""
+    from interp.tracing import METHODS as TRACES
+
+    return {name: entry.summary for name, entry in TRACES.items()}
+
+
+def trace_facts(name: str) -> dict[str, str]:
+    """What the list says of a way of tracing below its line."""
+    from circuits.method_card import trace_facts as facts
+
+    return facts(name)
+
+
+def trace_card(name: str) -> dict[str, Any]:
+    """Everything that is known of a way of tracing."""
+    from circuits.method_card import trace_card as card
+
+    return card(name)
+
+
+def method_facts(name: str) -> dict[str, str]:
+    """What the list says of an attribution method below its line."""
+    from circuits.method_card import method_facts as facts
+
+    return facts(name)
+
+
+def method_card(name: str) -> dict[str, Any]:
+    """Everything that is known of an attribution method."""
+    from circuits.method_card import method_card as card
+
+    return card(name)
+
+
 def edits() -> dict[str, str]:
     """Edit -> its line."""
     from interp.edits.catalogue import EDITS
@@ -86,6 +121,7 @@ KINDS: Mapping[str, Callable[[], dict[str, str]]] = MappingProxyType(
         "experiment": experiments,
         "task": lambda: dict(TASKS),
         "method": lambda: dict(METHODS),
+        "trace": traces,
         "score": scores,
         "label": labels,
         "edit": edits,
@@ -93,6 +129,13 @@ KINDS: Mapping[str, Callable[[], dict[str, str]]] = MappingProxyType(
     }
 )
 
+# of one kind, what else is shown: ways of tracing are methods too, and share some names with those of attribution
+BESIDE: Mapping[str, tuple[str, ...]] = MappingProxyType({"method": ("trace",)})
+
 # kinds with more to say than a line: below each name in `circuits list KIND`, and in `circuits show NAME`
-FACTS: Mapping[str, Callable[[str], dict[str, str]]] = MappingProxyType({"score": score_facts, "label": label_facts})
-CARDS: Mapping[str, Callable[[str], dict[str, Any]]] = MappingProxyType({"score": score_card, "label": label_card})
+FACTS: Mapping[str, Callable[[str], dict[str, str]]] = MappingProxyType(
+    {"score": score_facts, "label": label_facts, "method": method_facts, "trace": trace_facts}
+)
+CARDS: Mapping[str, Callable[[str], dict[str, Any]]] = MappingProxyType(
+    {"score": score_card, "label": label_card, "method": method_card, "trace": trace_card}
+)

@@ -39,19 +39,20 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing els
 def list_names(
     kind: Annotated[
         str | None,
-        typer.Argument(metavar="[KIND]", help="experiment, task, method, score, label, edit or model."),
+        typer.Argument(metavar="[KIND]", help="experiment, task, method, trace, score, label, edit or model."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Every named experiment, task, method, score, label, edit and zoo model, one line each; of one kind, the facts."""
+    """Every experiment, task, method, trace, score, label, edit and zoo model, one line each; of one kind, the facts."""
     with exit_codes():
-        from circuits.catalogue import FACTS, KINDS
+        from circuits.catalogue import BESIDE, FACTS, KINDS
         from interp.names import lookup
 
         chosen = KINDS
         if kind is not None:
             singular = kind.lower().removesuffix("s")
-            chosen = {singular: lookup(singular, KINDS, "kind")}
+            lookup(singular, KINDS, "kind")
+            chosen = {name: KINDS[name] for name in (singular, *BESIDE.get(singular, ()))}
         found = {name: entries() for name, entries in chosen.items()}
         facts = {name: FACTS[name] for name in found if kind is not None and name in FACTS}
         if as_json:

@@ -38,6 +38,7 @@ class Outcome:
         model: what the manifest says about the model.
         notes: what was left out and why, and every doubt in full.
         facts: the numbers behind the answer, for scripts.
+        tables: name -> other tables, kept beside that of heads.
     """
 
     answer: str
@@ -48,3 +49,4 @@ class Outcome:
     model: Mapping[str, Any]
     notes: Sequence[str] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)

@@ -129,7 +129,8 @@ def _write(outcome: Outcome, named: NamedConfig, place: Workplace, times: Mappin
     from interp.show import write
 
     folder = place.folder
-    _write_table(outcome.heads, folder.path / "heads.parquet")
+    for name, table in {**outcome.tables, "heads": outcome.heads}.items():
+        _write_table(table, folder.path / f"{name}.parquet")
     for name, figure in outcome.figures.items():
         write_whole(folder.figures / f"{name}.json", figure.to_json())
     made = manifest(

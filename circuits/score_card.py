@@ -5,10 +5,9 @@ from __future__ import annotations
 import ast
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from interp.scores import SCORES
-from interp.scores.kinds import Score
 
 NEEDS = {
     "weights": "weights alone, no forward",
@@ -67,7 +66,16 @@ def score_card(name: str) -> dict[str, Any]:
     }
 
 
-def range_of(entry: Score) -> str:
+class HasRange(Protocol):
+    """Anything with a smallest and a largest possible value."""
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Both of them."""
+        ...
+
+
+def range_of(entry: HasRange) -> str:
     """``0 to 1``, with infinity in words."""
     return " to ".join(_bound(value) for value in entry.range)
 

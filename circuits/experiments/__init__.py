@@ -46,6 +46,8 @@ WRITES = (
     "and units/ from which a stopped run goes on."
 )
 
+TRACE_WRITES = WRITES.replace("(heads.csv", "methods.parquet, layers.parquet, traces.parquet (.csv")
+
 EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
     {
         "induction": Experiment(
@@ -211,6 +213,42 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             writes=WRITES,
             config="circuits.experiments.contextual.config:ContextualConfig",
             run="circuits.experiments.contextual.run:run",
+        ),
+        "trace_text": Experiment(
+            summary="Which way of tracing a text foretells what happens to the answer as tokens are blanked out.",
+            measures=(
+                "On prompts with answers: every way of tracing of `circuits list traces` that the model can do; per "
+                "prompt its rank correlation with blank-out and with the input gradient, whole and layer by layer, "
+                "with intervals, against random rankings, and the lead of the best over the runner-up on prompts it "
+                "was not chosen by; how far the methods agree; how much traces depend on their target; and what of a "
+                "trace passes through each head, beside ablation and gates."
+            ),
+            needs=(
+                "Any model of texts. Zoo models and other causal language models have prompts drawn for them, encoders "
+                "without a head are given sentences; else texts=, with the mask token where the answer is read, and "
+                "answers=."
+            ),
+            writes=TRACE_WRITES,
+            config="circuits.experiments.trace_text.config:TraceTextConfig",
+            run="circuits.experiments.trace_text.run:run",
+        ),
+        "trace_image": Experiment(
+            summary="Which way of tracing an image foretells what covering patches does, and finds where the answer is.",
+            measures=(
+                "On images with answers: every way of tracing of `circuits list traces` that the model can do; per "
+                "image its rank correlation with covering patches in the pixels and with the input gradient, against "
+                "random rankings, and the lead of the best over the runner-up on images it was not chosen by; the "
+                "pointing game, overlap and mass in the true region against chance; deletion and insertion curves "
+                "beside random orders; and how far traces stay the same as the model's layers are drawn anew."
+            ),
+            needs=(
+                "A vision transformer or a vision-language model whose image tokens are patches. Others than "
+                "digits-vit and shapes-vlm need images=FOLDER, a question= where the model takes one, and regions= "
+                "where the truth is known."
+            ),
+            writes=TRACE_WRITES,
+            config="circuits.experiments.trace_image.config:TraceImageConfig",
+            run="circuits.experiments.trace_image.run:run",
         ),
     }
 )

@@ -185,7 +185,7 @@ class _Sweep:
     def _split(self, prepared: Sequence[_Prepared]) -> list[Tensor | None]:
         """The prompts of each part, ``None`` for all: as many as one forward takes."""
         most = self.batch_size or _MOST_TOKENS // self.batch.width
-        most = max(1, most // (1 + _needs_own_baseline(self.model)))
+        most = max(1, most // (1 + needs_own_baseline(self.model)))
         between = any(edit.name == "custom" for variant in prepared for edit in variant.edits)
         if len(self.batch) <= most or between:  # a caller's own edit may look at all prompts at once
             return [None]
@@ -316,9 +316,8 @@ class _Part:
 
     def _copies(self, variant: _Variant) -> int:
         if self.batch_size is not None:
-            return max(1, self.batch_size // len(self.batch) - _needs_own_baseline(self.model))
-        tokens = _TOKENS_CPU if self.model.device.type == "cpu" else _TOKENS
-        fits = tokens // (len(self.batch) * max(1, self.batch.width - variant.column))
+            return max(1, self.batch_size // len(self.batch) - needs_own_baseline(self.model))
+        fits = tokens_at_once(self.model) // (len(self.batch) * max(1, self.batch.width - variant.column))
         logits = self.recording.logits
         if logits is not None and self.positions is None:
             fits = min(fits, _LOGITS // max(1, logits.numel()))
@@ -328,7 +327,7 @@ class _Part:
         try:
             return self._together(chunk)
         except (torch.OutOfMemoryError, RuntimeError) as error:
-            if len(chunk) == 1 or not _out_of_memory(error):
+            if len(chunk) == 1 or not out_of_memory(error):
                 raise
         half = len(chunk) // 2
         self.batch_size = half * len(self.batch)
@@ -339,7 +338,7 @@ class _Part:
         return [*self._forward(chunk[:half]), *self._forward(chunk[half:])]
 
     def _together(self, chunk: Sequence[_Variant]) -> list[tuple[Tensor, Tensor]]:
-        own = _needs_own_baseline(self.model)
+        own = needs_own_baseline(self.model)
         first, copies = chunk[0], len(chunk) + own
         edits = [edit for variant in chunk for edit in variant.edits]
         owners = [copy for copy, variant in enumerate(chunk) for _ in variant.edits]
@@ -366,7 +365,7 @@ class _Part:
         return self.baselines[eager]
 
 
-def _needs_own_baseline(model: Model) -> bool:
+def needs_own_baseline(model: Model) -> bool:
     """Whether an unedited copy runs in every forward: the rounding of half precision depends on the rows beside it."""
     return model.dtype not in (torch.float32, torch.float64)
 
@@ -375,7 +374,13 @@ def _stack(parts: Sequence[Tensor | None]) -> Tensor:
     return torch.stack([part for part in parts if part is not None])
 
 
-def _out_of_memory(error: Exception) -> bool:
+def tokens_at_once(model: Model) -> int:
+    """Tokens of all copies in one forward, where the caller names no batch size."""
+    return _TOKENS_CPU if model.device.type == "cpu" else _TOKENS
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory did not suffice."""
     words = str(error).lower()  # accelerators of all makes, and the CPU
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in words or "can't allocate memory" in words
 

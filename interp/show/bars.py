@@ -27,6 +27,7 @@ def bar_chart(
     name: str = "value",
     title: str = "",
     note: str = "95 % interval",
+    point: str = "one draw",
 ) -> go.Figure:
     """A plotly chart with one horizontal bar per label, the first at the top, and its interval as whiskers.
 
@@ -39,6 +40,7 @@ def bar_chart(
         name: what the number is; stands at the axis and in the hover label.
         title: heading inside the figure.
         note: what ``low`` and ``high`` are.
+        point: what one of ``points`` is.
 
     Raises:
         BadInput: lengths that differ, a label twice, or a label in ``points`` that is no bar.
@@ -57,7 +59,7 @@ def bar_chart(
     text = [_hover(*row, name, note) for row in zip(labels, numbers, lows, highs, strict=True)]
     figure = go.Figure(_bars(numbers, lows, highs, text, [ACCENT if label in lit else GREY for label in labels]))
     for label, draws in (points or {}).items():
-        figure.add_trace(_dots(list(labels).index(label), np.asarray(draws, dtype=float), label))
+        figure.add_trace(_dots(list(labels).index(label), np.asarray(draws, dtype=float), label, point))
     title_room = 30 if title else 0
     figure.update_layout(
         template=template(),
@@ -126,7 +128,7 @@ def _bars(values: np.ndarray, low: np.ndarray, high: np.ndarray, text: list[str]
     )
 
 
-def _dots(place: int, draws: np.ndarray, label: str) -> go.Scatter:
+def _dots(place: int, draws: np.ndarray, label: str, point: str) -> go.Scatter:
     import plotly.graph_objects as go
 
     # spread over the bar's thickness in a fixed zigzag, so that equal values stay apart and nothing is random
@@ -136,6 +138,6 @@ def _dots(place: int, draws: np.ndarray, label: str) -> go.Scatter:
         y=place + spread,
         mode="markers",
         marker={"size": 5, "color": "rgba(128, 136, 148, 0.0)", "line": {"width": 1.2, "color": "#d8703f"}},
-        text=[f"<b>{html.escape(label)}</b><br>one draw {numeral(float(draw))}" for draw in draws],
+        text=[f"<b>{html.escape(label)}</b><br>{html.escape(point)} {numeral(float(draw))}" for draw in draws],
         hovertemplate="%{text}<extra></extra>",
     )

@@ -18,6 +18,9 @@ from interp.files import write_whole
 from interp.numerals import numeral
 from interp.show.explorer import Explorer
 from interp.show.theme import DARK, LIGHT, template
+from interp.show.trace_flow import FlowDiagram, script_safe
+from interp.show.trace_image import ImageOverlay
+from interp.show.trace_text import TokenHeatmap
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 LIMIT_MB = 8.0
 NATURAL_HEIGHT = 420  # of a figure that does not say
 TEMPLATES = Path(__file__).parent / "templates"
+
+_Drawings = dict[str, list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -47,12 +52,13 @@ class Figure:
     """A figure with its caption.
 
     Args:
-        content: a plotly figure, ready HTML as ``Markup`` (what ``token_strip`` returns), or an ``Explorer``.
+        content: a plotly figure, ready HTML as ``Markup`` (what ``token_strip`` returns), an ``Explorer``, or a view of
+            a trace: ``TokenHeatmap``, ``ImageOverlay``, ``FlowDiagram``.
         caption: one or two sentences below it.
         alt: what the figure shows, for a reader who cannot see it; the caption when empty.
     """
 
-    content: go.Figure | Markup | Explorer
+    content: go.Figure | Markup | Explorer | TokenHeatmap | ImageOverlay | FlowDiagram
     caption: str = ""
     alt: str = ""
 
@@ -136,16 +142,14 @@ def render(page: Page) -> str:
         lstrip_blocks=True,
     )
     environment.filters["numeral"] = numeral
-    plots: list[dict[str, Any]] = []
-    explorers: list[dict[str, Any]] = []
-    sections = [_section(section, plots, explorers, number + 1) for number, section in enumerate(page.sections)]
-    drawn = bool(plots or explorers)
+    found: _Drawings = {"plots": [], "explorers": [], "flows": []}
+    sections = [_section(section, found, number + 1) for number, section in enumerate(page.sections)]
+    drawn = bool(found["plots"] or found["explorers"])
     return environment.get_template("report.html.j2").render(
         page=page,
         sections=sections,
         manifest=_flatten(page.manifest),
-        plots=plots,
-        explorers=explorers,
+        **found,
         plotly=_plotly_source() if drawn else "",
         themes=_json({"light": template(LIGHT).to_plotly_json(), "dark": template(DARK).to_plotly_json()})
         if drawn
@@ -155,37 +159,41 @@ def render(page: Page) -> str:
     )
 
 
-def _section(
-    section: Section, plots: list[dict[str, Any]], explorers: list[dict[str, Any]], number: int
-) -> dict[str, Any]:
+def _section(section: Section, found: _Drawings, number: int) -> dict[str, Any]:
     return {
         "id": f"section-{number}",
         "title": section.title,
         "paragraphs": [part.strip() for part in section.text.split("\n\n") if part.strip()],
-        "figures": [_figure(figure, plots, explorers) for figure in section.figures],
+        "figures": [_figure(figure, found) for figure in section.figures],
         "table": None if section.table is None else _table(section.table, section.max_rows, f"table-{number}.csv"),
         "table_caption": section.table_caption,
     }
 
 
-def _figure(figure: Figure, plots: list[dict[str, Any]], explorers: list[dict[str, Any]]) -> dict[str, Any]:
+def _figure(figure: Figure, found: _Drawings) -> dict[str, Any]:
     shown = {"caption": figure.caption, "alt": figure.alt or figure.caption}
-    shown |= dict.fromkeys(("markup", "plot", "explorer"))
-    if isinstance(figure.content, Explorer):
-        explorers.append({"id": f"explorer-{len(explorers) + 1}", "json": _json(figure.content.data())})
-        return {**shown, "explorer": explorers[-1]}
-    if isinstance(figure.content, Markup):
-        return {**shown, "markup": figure.content}
-    if isinstance(figure.content, str):
+    shown |= dict.fromkeys(("markup", "plot", "explorer", "diagram"))
+    content = figure.content
+    if isinstance(content, Explorer):
+        found["explorers"].append({"id": f"explorer-{len(found['explorers']) + 1}", "json": _json(content.data())})
+        return {**shown, "explorer": found["explorers"][-1]}
+    if isinstance(content, FlowDiagram):
+        found["flows"].append({"id": f"flow-{len(found['flows']) + 1}", "json": _json(content.data())})
+        return {**shown, "diagram": found["flows"][-1]}
+    if isinstance(content, TokenHeatmap | ImageOverlay):
+        return {**shown, "markup": content.markup()}
+    if isinstance(content, Markup):
+        return {**shown, "markup": content}
+    if isinstance(content, str):
         raise BadInput("A Figure's content came as plain text; pass a plotly figure, or Markup from token_strip.")
-    layout = figure.content.to_plotly_json()["layout"]
+    layout = content.to_plotly_json()["layout"]
     plot = {
-        "id": f"plot-{len(plots) + 1}",
+        "id": f"plot-{len(found['plots']) + 1}",
         "width": layout.get("width"),
         "height": layout.get("height") or NATURAL_HEIGHT,
-        "json": _script_safe(str(figure.content.to_json())),
+        "json": script_safe(str(content.to_json())),
     }
-    plots.append(plot)
+    found["plots"].append(plot)
     return {**shown, "plot": plot}
 
 
@@ -215,14 +223,7 @@ def _flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]
 
 
 def _json(value: object) -> Markup:
-    return _script_safe(json.dumps(value))
-
-
-def _script_safe(text: str) -> Markup:
-    """JSON that cannot close the script element it stands in."""
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
+    return script_safe(json.dumps(value))
 
 
 def _plotly_source() -> Markup:

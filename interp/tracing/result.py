@@ -17,7 +17,11 @@ from interp.numerals import numeral
 from interp.tensor_file import plain_json, read_arrays, write_arrays
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
     from torch import Tensor
+
+    from interp.show.trace_image import ImageOverlay
+    from interp.show.trace_text import TokenHeatmap
 
 _KIND = "trace"
 _ARRAYS = ("values", "targets", "mask")
@@ -94,6 +98,14 @@ class Trace:
         order = np.argsort(-np.nan_to_num(np.abs(row), nan=-1.0), kind="stable")[: int(np.isfinite(row).sum())][:k]
         words = [self.sources[prompt][place] for place in order]
         return pd.DataFrame({"source": order, "token": words, "value": row[order]})
+
+    def plot(
+        self, kind: str = "tokens", *, prompt: int = 0, target: int = -1, **options: Any
+    ) -> TokenHeatmap | ImageOverlay | go.Figure:
+        """One view: ``"tokens"``, ``"heatmap"``, ``"layers"`` or ``"image"``; see :func:`interp.show.plot_trace`."""
+        from interp.show.trace_plot import plot_trace
+
+        return plot_trace(self, kind, prompt=prompt, target=target, **options)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """The path of the file that now holds the trace."""

@@ -1,0 +1,38 @@
+"""Sentences for encoders that come without prompts of their own."""
+
+from __future__ import annotations
+
+SENTENCES = (
+    "The cat slept on the warm stove because the kitchen was cold.",
+    "A violin needs new strings after many concerts.",
+    "Heavy rain flooded the lower streets of the harbour town.",
+    "She planted tomatoes and basil behind the old garage.",
+    "The train to the coast leaves twice a day in winter.",
+    "Doctors advise patients with asthma to avoid smoke and dust.",
+    "The committee rejected the budget after a long debate.",
+    "Bees find their way home by the position of the sun.",
+    "He repaired the bicycle chain with a borrowed tool.",
+    "Volcanic ash delayed hundreds of flights over the island.",
+    "The baker kneads the dough before dawn every morning.",
+    "Two engineers tested the bridge with lorries full of sand.",
+    "My grandmother keeps her letters in a wooden box.",
+    "The telescope photographed a galaxy far beyond our own.",
+    "Children learn a second language faster than adults do.",
+    "The judge postponed the trial because a witness was ill.",
+    "Salmon swim up the river to lay their eggs.",
+    "The museum bought a painting that had been lost for decades.",
+    "Strong coffee late in the evening keeps me awake.",
+    "The goalkeeper saved a penalty in the last minute.",
+    "Farmers store hay in barns to feed cattle through the winter.",
+    "A small crack in the windscreen grew with the frost.",
+    "The software update removed a button that everybody used.",
+    "Prices of wheat rose sharply after the dry summer.",
+    "The mountain path is closed until the snow melts.",
+    "Her new novel tells of a sailor who never saw the sea.",
+    "Magnets lose their strength when they are heated.",
+    "The orchestra rehearsed the symphony without its conductor.",
+    "Wolves have returned to the forests along the border.",
+    "The dentist told him to brush his teeth more gently.",
+    "Solar panels on the school roof pay for its lighting.",
+    "The ship sank slowly while the crew rowed to the shore.",
+)

@@ -1,0 +1,104 @@
+"""How the experiments on tracing say what they found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from circuits.experiments.tracing.predicting import Prediction, Verdict
+from circuits.experiments.wording import between, listed, short
+from interp.numerals import numeral
+from interp.stats import Interval
+
+MEASURES = {"spearman": "Spearman's rho", "kendall": "Kendall's tau", "pearson": "Pearson's r"}
+REFERENCES = {
+    "blank-out": "what blanking out a token changes",
+    "occlusion": "what hiding a token changes",
+    "leave-one-out": "what leaving a token out changes",
+    "gradient": "the input gradient",
+}
+SATURATED = 0.05  # relative spread over targets below which a trace hardly knows its target; ours
+
+
+def reference_in_words(name: str) -> str:
+    """A reference as a sentence names it.
+
+    Example:
+        >>> reference_in_words("occlusion"), reference_in_words("rollout")
+        ('what hiding a token changes', "'rollout'")
+    """
+    return REFERENCES.get(name, repr(name))
+
+
+def told(interval: Interval) -> str:
+    """A mean and its interval with two decimals."""
+    ends = between(interval)
+    return f"{short(interval.mean)} {ends}" if ends else short(interval.mean)
+
+
+def verdict_sentence(verdict: Verdict | None, model: str, measure: str, *, where: str = "") -> str:
+    """Which method best predicts a reference, with its lead over the runner-up and over random rankings."""
+    place = f"in the model {model!r}{where}"
+    if verdict is None:
+        return f"No method has a correlation to speak of {place}."
+    predicted = reference_in_words(verdict.reference)
+    name = MEASURES[measure]
+    if not verdict.over_random.low > 0:
+        said = f"No method predicts {predicted} beyond random rankings {place}: the foremost, {verdict.best!r}, reaches"
+        return f"{said} {name} {told(verdict.interval)}."
+    said = f"{place[0].upper()}{place[1:]}, {verdict.best!r} best predicts {predicted}: {name} {told(verdict.interval)}"
+    if verdict.ahead is None or verdict.second is None:
+        return f"{said}, {told(verdict.over_random)} above random rankings."
+    gap = f"{told(verdict.ahead)} above the runner-up {verdict.runner_up!r} ({short(verdict.second.mean)})"
+    if not verdict.decided:
+        gap += ", a lead that the prompts do not settle,"
+    return f"{said}, {gap} and {told(verdict.over_random)} above random rankings."
+
+
+def choice_in_words(prediction: Prediction) -> str:
+    """How the foremost method was chosen, and among what."""
+    return (
+        "Methods that change the prompt, as the reference does, are shown and take no part in 'best'. The two foremost "
+        f"were chosen on every other prompt and judged on the rest, out of {len(prediction.among(interventions=False))} "
+        "methods."
+    )
+
+
+def interventions_in_words(prediction: Prediction) -> str:
+    """How well the methods that change the prompt agree with the reference, as a ceiling."""
+    from interp.tracing import METHODS
+
+    names = [name for name in prediction.order if METHODS[name].needs == "edits"]
+    if not names:
+        return ""
+    said = listed([f"{name} {told(prediction.interval(name))}" for name in names])
+    return f"Other ways of taking tokens away agree with it by {said}."
+
+
+def saturation_in_words(spreads: Mapping[str, np.ndarray]) -> str:
+    """Which traces no longer depend on their target at the top."""
+    flat = [name for name, values in spreads.items() if len(values) and values[-1] < SATURATED]
+    if not flat:
+        return ""
+    named = listed([repr(name) for name in flat])
+    return (
+        f"At the top layer {named} hardly depend{'s' * (len(flat) == 1)} on the target any more (relative spread over "
+        f"targets below {SATURATED:g})."
+    )
+
+
+def undefined_in_words(prediction: Prediction) -> str:
+    """Which correlations were not defined, and what was done."""
+    found = {name: count for name, count in prediction.undefined.items() if count}
+    if not found:
+        return ""
+    rule = "count as 0" if prediction.how.undefined == "zero" else "are left out"
+    return (
+        f"Correlations with traces that do not vary {rule}: {listed([f'{n} of {name}' for name, n in found.items()])}."
+    )
+
+
+def p_in_words(p: float, draws: int) -> str:
+    """A p-value against random rankings."""
+    return f"p = {numeral(p, 3)} against {draws} random rankings"

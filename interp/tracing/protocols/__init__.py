@@ -1,0 +1,1 @@
+"""What traces are held against: interventions, true regions, random models, and each other."""
