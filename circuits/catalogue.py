@@ -102,6 +102,20 @@ def method_card(name: str) -> dict[str, Any]:
     return card(name)
 
 
+def task_facts(name: str) -> dict[str, str]:
+    """What the list says of a task below its line."""
+    from circuits.task_card import task_facts as facts
+
+    return facts(name)
+
+
+def task_card(name: str) -> dict[str, Any]:
+    """Everything that is known of a task, with an item."""
+    from circuits.task_card import task_card as card
+
+    return card(name)
+
+
 def edits() -> dict[str, str]:
     """Edit -> its line."""
     from interp.edits.catalogue import EDITS
@@ -134,8 +148,8 @@ BESIDE: Mapping[str, tuple[str, ...]] = MappingProxyType({"method": ("trace",)})
 
 # kinds with more to say than a line: below each name in `circuits list KIND`, and in `circuits show NAME`
 FACTS: Mapping[str, Callable[[str], dict[str, str]]] = MappingProxyType(
-    {"score": score_facts, "label": label_facts, "method": method_facts, "trace": trace_facts}
+    {"score": score_facts, "label": label_facts, "method": method_facts, "trace": trace_facts, "task": task_facts}
 )
 CARDS: Mapping[str, Callable[[str], dict[str, Any]]] = MappingProxyType(
-    {"score": score_card, "label": label_card, "method": method_card, "trace": trace_card}
+    {"score": score_card, "label": label_card, "method": method_card, "trace": trace_card, "task": task_card}
 )

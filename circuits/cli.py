@@ -43,7 +43,7 @@ def list_names(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Every experiment, task, method, trace, score, label, edit and zoo model, one line each; of one kind, the facts."""
+    """Every experiment, task, method, trace, score, label, edit and zoo model, a line each; of one kind, the facts."""
     with exit_codes():
         from circuits.catalogue import BESIDE, FACTS, KINDS
         from interp.names import lookup
@@ -219,7 +219,8 @@ def _print_entry(entry: dict[str, Any], others: Sequence[dict[str, Any]]) -> Non
     if facts or options or definition:
         print()
     for label, words in facts.items():
-        print(_paragraph(label, str(words)))
+        as_written = label in ("clean", "corrupted", "baseline")  # an item's prompts, in which every space counts
+        print(f"{label + ':':<10} {words}" if as_written else _paragraph(label, str(words)))
     if options:
         print("\nOptions:")
         for name, meaning in options.items():

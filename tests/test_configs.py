@@ -182,6 +182,18 @@ SMALLEST: Mapping[str, tuple[str, ...]] = MappingProxyType(
             *("n_prompts=16", "ablation=zero", "top=[1]", "per_layer=[]", "random_sets=2"),
             *("reinforce_draws=1", "batch_size=8"),
         ),
+        "trace_text": (
+            *("n_prompts=4", "length=32", "methods=[raw, rollout]", "references=[blank-out]", "options={}"),
+            *("gate_updates=0", "random_orders=4", "shown=1"),
+        ),
+        "trace_image": (
+            *("n_images=4", "methods=[raw, rollout]", "references=[blank-out]", "options={}", "curves=4"),
+            *("curve_draws=2", "shares=[0.0, 0.5, 1.0]", "randomised=[raw]", "random_orders=4", "shown=1"),
+        ),
+        "explanation": (
+            *("n_prompts=4", "length=32", "traced=[rollout]", "explanations=[gradient]", "important=gradient"),
+            *("options={}", "audited=2", "battery=2", "permutations=2", "starts=1", "steps=2", "curves=2", "draws=2"),
+        ),
         "sinks": ("n_prompts=4", "tokens=16", "random_sets=2", "batch_size=4", "compare=[entropy]"),
         "atlas": (
             "n_prompts=4",

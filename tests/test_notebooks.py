@@ -40,7 +40,8 @@ def faults(book: nbformat.NotebookNode) -> list[str]:
 
 
 def test_there_are_notebooks_and_they_are_numbered() -> None:
-    assert NAMES and all(name.split("-")[0] == str(number) for number, name in enumerate(NAMES, start=1))
+    numbers = [int(name.split("-")[0]) for name in NAMES]
+    assert numbers and sorted(set(numbers)) == list(range(1, max(numbers) + 1))  # two tours may share a number
 
 
 @pytest.mark.parametrize("name", NAMES)

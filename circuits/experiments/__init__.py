@@ -233,7 +233,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             run="circuits.experiments.trace_text.run:run",
         ),
         "trace_image": Experiment(
-            summary="Which way of tracing an image foretells what covering patches does, and finds where the answer is.",
+            summary="Which way of tracing an image foretells what covering patches does, and finds the answer's place.",
             measures=(
                 "On images with answers: every way of tracing of `circuits list traces` that the model can do; per "
                 "image its rank correlation with covering patches in the pixels and with the input gradient, against "
@@ -249,6 +249,23 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             writes=TRACE_WRITES,
             config="circuits.experiments.trace_image.config:TraceImageConfig",
             run="circuits.experiments.trace_image.run:run",
+        ),
+        "explanation": Experiment(
+            summary="Whether attention explains an answer: against explanations, hidden tokens, and other weights.",
+            measures=(
+                "On prompts with answers: how far the attention of the answer's row (mean and maximum over heads, "
+                "rollout, flow) ranks tokens as gradients, left-out tokens, LIME and value-aware attention do, beside "
+                "how far those agree themselves; which of the most attended tokens speak against the answer; whether "
+                "the tokens that matter are attended to, beside random ones; what permuted, even and adversarial "
+                "weights make of the answer; and how fast it goes as tokens are hidden in each order."
+            ),
+            needs=(
+                "Any model of texts whose attention can be read; where it cannot be edited, what needs that is left "
+                "out and the report says so. Prompts as for trace-text."
+            ),
+            writes=WRITES.replace("(heads.csv", "pairs.parquet, hidden.parquet, weights.parquet (.csv"),
+            config="circuits.experiments.explanation.config:ExplanationConfig",
+            run="circuits.experiments.explanation.run:run",
         ),
     }
 )

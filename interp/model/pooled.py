@@ -74,7 +74,9 @@ def with_directions(model: Model, directions: Float[Tensor, "direction d_model"]
         raise BadInput(f"with_directions: directions {list(directions.shape)}; expected [direction, d_model={width}].")
     if type(model.hf).__name__ != type(model.hf.base_model).__name__ or not _headless(model):
         raise BadInput(f"with_directions: {type(model.hf).__name__} has a head of its own; use its logits.")
-    head = _DirectionHead(model.hf, directions.detach().to(model.device, torch.float32))
+    config = copy.deepcopy(model.hf.config)
+    config.num_labels = len(directions)
+    head = _DirectionHead(config, model.hf, directions.detach().to(model.device, torch.float32))
     return load(head, tokenizer=model.tokenizer, processor=model.processor)
 
 
@@ -85,22 +87,28 @@ def _headless(model: Model) -> bool:
 class _DirectionHead(transformers.PreTrainedModel):
     """An encoder with the directions as its classes."""
 
-    def __init__(self, encoder: transformers.PreTrainedModel, directions: Tensor) -> None:
-        config = copy.deepcopy(encoder.config)
-        config.num_labels = len(directions)
+    def __init__(
+        self,
+        config: transformers.PretrainedConfig,
+        encoder: transformers.PreTrainedModel | None = None,
+        directions: Tensor | None = None,
+    ) -> None:
+        """From a config alone it is an untrained encoder, as every model of the library is."""
+        own: Any = transformers.AutoModel.from_config(config) if encoder is None else encoder
         self.config_class = type(config)
-        self.base_model_prefix = encoder.base_model_prefix
+        self.base_model_prefix = own.base_model_prefix or "encoder"
         for name in ("_supports_sdpa", "_supports_flash_attn", "_supports_flex_attn", "_supports_attention_backend"):
-            if hasattr(encoder, name):
-                setattr(self, name, getattr(encoder, name))
+            if hasattr(own, name):
+                setattr(self, name, getattr(own, name))
         super().__init__(config)
-        setattr(self, encoder.base_model_prefix or "encoder", encoder)
-        self.register_buffer("directions", directions)
-        self.train(encoder.training)
+        setattr(self, self.base_model_prefix, own)
+        none = torch.zeros(int(config.num_labels or 0), own.get_input_embeddings().weight.shape[-1])
+        self.register_buffer("directions", none if directions is None else directions)
+        self.train(own.training)
 
     def forward(self, **inputs: Any) -> SequenceClassifierOutput:
         """The logits ``[batch, direction]``."""
-        encoder = getattr(self, self.base_model_prefix or "encoder")
+        encoder = getattr(self, self.base_model_prefix)
         hidden = encoder(**inputs).last_hidden_state
         mask = inputs.get("attention_mask")
         mask = torch.ones(hidden.shape[:2], device=hidden.device) if mask is None else mask

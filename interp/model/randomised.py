@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+import transformers
 from torch import Tensor, nn
 
 from interp.errors import Unsupported
@@ -21,6 +22,7 @@ DRAWS = {
     "shuffle": "each tensor's own numbers in another order",
     "normal": "Gaussian numbers with each tensor's own mean and standard deviation",
 }
+_AWAY = 7_654_321  # from the seeds that models are usually made with: an untrained model must not be drawn again
 LOGITS = -1  # in place of a layer: what makes the logits of the last residual stream
 
 
@@ -85,12 +87,19 @@ def randomised_copy(model: Model, stack: Stack, *, draw: Draw = "initialise", se
     return RandomisedCopy(replace(handle, name=model.name), parts, fresh, own)
 
 
-def _outside(hf: nn.Module) -> Iterator[str]:
-    """Parameters outside the base model: the unembedding or the classifier."""
+def _outside(hf: transformers.PreTrainedModel) -> Iterator[str]:
+    """Parameters outside the base model: the unembedding or the classifier; else the unembedding's own."""
     prefix = getattr(hf, "base_model_prefix", "")
     inner = getattr(hf, prefix, None) if prefix else None
     if isinstance(inner, nn.Module) and inner is not hf:
         yield from (name for name, _ in hf.named_parameters() if not name.startswith(f"{prefix}."))
+        return
+    try:
+        head = hf.get_output_embeddings()
+    except NotImplementedError:
+        return
+    own = set() if head is None else {id(parameter) for parameter in head.parameters()}
+    yield from (name for name, parameter in hf.named_parameters() if id(parameter) in own)
 
 
 def _untie(hf: nn.Module) -> None:
@@ -120,7 +129,7 @@ def _fresh(model: Model, own: dict[str, Tensor], draw: str, seed: int) -> Iterat
 
 def _initialised(model: Model, own: dict[str, Tensor], seed: int) -> Iterator[tuple[str, Tensor]]:
     with torch.random.fork_rng(devices=[]):  # the global numbers go on afterwards as if nothing had been drawn
-        torch.manual_seed(seed)
+        torch.manual_seed(_AWAY + seed)
         untrained = type(model.hf)(copy.deepcopy(model.hf.config))
     _untie(untrained)
     made = dict(untrained.named_parameters())

@@ -127,7 +127,7 @@ def write(page: Page, path: str | os.PathLike[str], *, limit_mb: float = LIMIT_M
     if len(content) > limit_mb * 1e6:
         raise BadInput(
             f"The page {page.title!r} takes {len(content) / 1e6:.1f} MB; the limit is {limit_mb:g} MB (4.8 of them "
-            "are the plotting library). Show fewer heads or shorter prompts in attention_pattern, or raise limit_mb."
+            "are the plotting library). Show fewer figures, heads or tokens, or raise limit_mb."
         )
     return write_whole(path, content)
 

@@ -183,7 +183,7 @@ def rank_correlations(rows: Float[np.ndarray, "trace prompt source"]) -> Float[n
 
     Example:
         >>> rows = np.array([[[1.0, 2.0, 3.0]], [[3.0, 2.0, 1.0]]])
-        >>> rank_correlations(rows)[0, 1].tolist()
+        >>> rank_correlations(rows)[0, 1].round(6).tolist()
         [-1.0]
     """
     from scipy.stats import rankdata
@@ -200,7 +200,7 @@ def rank_correlations(rows: Float[np.ndarray, "trace prompt source"]) -> Float[n
         length = np.sqrt((centred**2).sum(1))
         length[np.ptp(here, axis=1) <= _ROUNDING * np.abs(here).max(1)] = np.nan
         length[length == 0] = np.nan
-        made[:, :, prompt] = (centred @ centred.T) / np.outer(length, length)
+        made[:, :, prompt] = np.clip((centred @ centred.T) / np.outer(length, length), -1.0, 1.0)
     return made
 
 

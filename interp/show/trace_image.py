@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import base64
-import io
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from markupsafe import Markup, escape
 
 from interp.errors import BadInput
+from interp.files import write_whole
 from interp.numerals import numeral
 from interp.show.heatmap import colour_limits
 from interp.show.theme import OUTLINE, SANS
-
-Between = Literal["nearest", "bilinear"]
+from interp.show.trace_pixels import GREY_FROM, GREY_TO, Between, greyed, outline, png, spread
 
 MOST_SIDE = 448  # pixels of a longer side that a panel keeps
 MOST_CELLS = 20_000  # patches over all panels, each with its number on pointing at it
-_PANEL = 196  # pixels on the page along the longer side
+_PANEL, _SMALL_PANEL, _FEW = 196, 164, 4  # pixels on the page along the longer side, of so many panels and of more
+_GAP, _LINE = 18, 20  # pixels between panels of a file, and of a line of words
 _STRONGEST = 0.82  # opacity of the strongest colour over the image
 _FOR, _AGAINST = (36, 96, 235), (226, 92, 24)
-_GREY_FROM, _GREY_TO = 140.0, 246.0  # the image under a heat map: lighter and paler, so that colour stands out
 _BYTE = 255
 _IMAGE_AXES, _CHANNELS = 3, 3
 
@@ -62,7 +61,7 @@ class ImageOverlay:
         heat = self.heat(name)
         strength = (_STRONGEST * np.clip(np.abs(np.nan_to_num(heat)) / reach, 0, 1))[..., None]
         colour = np.where((np.nan_to_num(heat) < 0)[..., None], np.array(_AGAINST), np.array(_FOR))
-        return np.round((1 - strength) * _greyed(self.image)[..., None] + strength * colour).astype(np.uint8)
+        return np.round((1 - strength) * greyed(self.image)[..., None] + strength * colour).astype(np.uint8)
 
     def markup(self) -> Markup:
         """The HTML: pictures as data inside SVG, no script, everything from outside escaped."""
@@ -73,6 +72,17 @@ class ImageOverlay:
             "{panels}</div>"
         ).format(font=SANS.replace('"', "'"), panels=Markup("").join(panels))
 
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """The path of the SVG file that now holds all panels side by side, with their names and scales, for a paper."""
+        panels = [("image", self.image), *((name, self.blended(name)) for name in self.maps)]
+        step, side = self._side + _GAP, self._side
+        drawn = [self._printed(place * step, *panel) for place, panel in enumerate(panels)]
+        size = f'width="{step * len(panels) - _GAP}" height="{side + 3 * _LINE}"'
+        head = (
+            f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="Helvetica, Arial, sans-serif" font-size="12">'
+        )
+        return write_whole(path, head + str(Markup("").join(drawn)) + "</svg>")
+
     def _repr_html_(self) -> str:
         return str(self.markup())
 
@@ -80,10 +90,14 @@ class ImageOverlay:
         rows, columns = self.image.shape[:2]
         return f"ImageOverlay({rows} x {columns} pixels; {', '.join(self.maps)})"
 
+    @property
+    def _side(self) -> int:
+        return _PANEL if len(self.maps) < _FEW else _SMALL_PANEL
+
     def _panel(self, title: str, pixels: np.ndarray, name: str | None) -> Markup:
         rows, columns = self.image.shape[:2]
         unit = max(rows, columns)
-        width, height = _PANEL * columns / unit, _PANEL * rows / unit
+        width, height = self._side * columns / unit, self._side * rows / unit
         what = title if name is None else f"{title}: {self.value} of each patch over the image"
         return Markup(
             '<div><div style="margin:0 0 .35em"><b>{title}</b></div><svg xmlns="http://www.w3.org/2000/svg" role="img" '
@@ -97,17 +111,40 @@ class ImageOverlay:
             height=height,
             rows=rows,
             columns=columns,
-            rendering="pixelated" if unit < 2 * _PANEL else "auto",
+            rendering="pixelated" if unit < 2 * self._side else "auto",
             source=png(pixels),
             outline=self._outline(unit),
             cells="" if name is None else self._cells(name),
             key="" if name is None else _key(*self.limits[name]),
         )
 
+    def _printed(self, left: int, title: str, pixels: np.ndarray) -> Markup:
+        """One panel of the file: its name, the picture with the region, and the ends of its colours."""
+        rows, columns = self.image.shape[:2]
+        unit = max(rows, columns)
+        width, height = self._side * columns / unit, self._side * rows / unit
+        return Markup(
+            '<text x="{left}" y="12" font-weight="bold">{title}</text><svg x="{left}" y="{top}" width="{width:.1f}" '
+            'height="{height:.1f}" viewBox="0 0 {columns} {rows}"><image width="{columns}" height="{rows}" '
+            'preserveAspectRatio="none" style="image-rendering:pixelated" href="{source}"/>{outline}</svg>'
+            "{key}"
+        ).format(
+            left=left,
+            top=_LINE,
+            title=title,
+            width=width,
+            height=height,
+            columns=columns,
+            rows=rows,
+            source=png(pixels),
+            outline=self._outline(unit),
+            key="" if title not in self.maps else _printed_key(*self.limits[title], left, _LINE + height + 6, width),
+        )
+
     def _outline(self, unit: int) -> Markup:
         if self.region is None:
             return Markup("")
-        stroke = unit / _PANEL
+        stroke = unit / self._side
         path = outline(self.region)
         return Markup(
             '<path d="{path}" fill="none" stroke="#15181d" stroke-width="{wide:.3f}"/>'
@@ -171,73 +208,6 @@ def image_overlay(
     ends = {name: own.get(name) or colour_limits(grid, signed) for name, grid in grids.items()}
     small, true = _reduced(pixels, true)
     return ImageOverlay(small, grids, ends, true, "bilinear" if between == "bilinear" else "nearest", value)
-
-
-def spread(
-    grid: Float[np.ndarray, "patch_row patch_column"], size: tuple[int, int], between: Between
-) -> Float[np.ndarray, "row column"]:
-    """``[row, column]`` the patches' numbers at every pixel of an image of ``size``.
-
-    ``nearest``: pixel r lies in patch ``floor((r + 1/2) rows / height)``. ``bilinear``: a patch's number stands at its
-    centre, pixels between centres mix them by distance, and beyond the outer centres the nearest one holds.
-
-    Example:
-        >>> spread(np.array([[0.0, 1.0]]), (1, 4), "bilinear").tolist()
-        [[0.0, 0.25, 0.75, 1.0]]
-    """
-    places = [(np.arange(n) + 0.5) * patches / n for n, patches in zip(size, grid.shape, strict=True)]
-    if between == "nearest":
-        rows, columns = (np.minimum(where.astype(int), n - 1) for where, n in zip(places, grid.shape, strict=True))
-        return grid[np.ix_(rows, columns)]
-    row_mix, column_mix = (_mix(where - 0.5, n) for where, n in zip(places, grid.shape, strict=True))
-    bare = ~np.isfinite(grid)
-    mixed = row_mix @ np.where(bare, 0.0, grid) @ column_mix.T
-    weight = row_mix @ (~bare).astype(float) @ column_mix.T
-    return np.where(weight > 0, mixed / np.where(weight > 0, weight, 1.0), np.nan)
-
-
-def outline(region: Bool[np.ndarray, "row column"]) -> str:
-    """The SVG path around a region: every edge between a pixel inside and one outside, joined along lines.
-
-    Example:
-        >>> outline(np.array([[True]]))
-        'M0,0H1M0,1H1M0,0V1M1,0V1'
-    """
-    padded = np.pad(region.astype(np.int8), 1)
-    parts = []
-    for turned, letter in ((padded, "H"), (padded.T, "V")):
-        edges = np.diff(turned, axis=0)[:, 1:-1] != 0  # [line, step] an edge at this line along this step
-        for line, row in enumerate(edges):
-            ends = np.flatnonzero(np.diff(np.pad(row.astype(np.int8), 1)))
-            for start, end in ends.reshape(-1, 2):
-                first = f"{start},{line}" if letter == "H" else f"{line},{start}"
-                parts.append(f"M{first}{letter}{end}")
-    return "".join(parts)
-
-
-def png(pixels: UInt8[np.ndarray, "row column 3"]) -> str:
-    """The picture as a ``data:`` address, without loss."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _mix(places: np.ndarray, n: int) -> Float[np.ndarray, "pixel patch"]:
-    """How much of each patch a pixel takes."""
-    inside = np.clip(places, 0, n - 1)
-    low = np.minimum(inside.astype(int), max(n - 2, 0))
-    share = inside - low
-    made = np.zeros((len(places), n))
-    made[np.arange(len(places)), low] = 1 - share
-    made[np.arange(len(places)), np.minimum(low + 1, n - 1)] += share
-    return made
-
-
-def _greyed(image: np.ndarray) -> Float[np.ndarray, "row column"]:
-    light = image @ np.array([0.299, 0.587, 0.114]) / _BYTE
-    return _GREY_FROM + (_GREY_TO - _GREY_FROM) * light
 
 
 def _bytes(image: np.ndarray) -> UInt8[np.ndarray, "row column 3"]:
@@ -305,17 +275,50 @@ def _reduced(pixels: np.ndarray, region: np.ndarray | None) -> tuple[np.ndarray,
 
 def _key(bottom: float, top: float) -> Markup:
     """The colours over a middle grey, with their ends."""
-    reach = max(abs(bottom), abs(top)) or 1.0
-    grey = (_GREY_FROM + _GREY_TO) / 2
+    low, high = _ends(bottom, top)
+    return Markup(
+        '<div style="display:flex;align-items:center;gap:.5em;margin-top:.4em;font-variant-numeric:tabular-nums">'
+        '<span>{low}</span><span style="flex:1;height:.7em;border-radius:2px;background:linear-gradient(to right,'
+        '{stops})"></span><span>{high}</span></div>'
+    ).format(low=low, stops=",".join(_stops(bottom)), high=high)
+
+
+def _printed_key(bottom: float, top: float, left: float, above: float, width: float) -> Markup:
+    """The same in a file: a bar with its ends below."""
+    low, high = _ends(bottom, top)
+    colours = _stops(bottom)
+    stops = [
+        f'<stop offset="{place / (len(colours) - 1):g}" stop-color="{colour}"/>' for place, colour in enumerate(colours)
+    ]
+    return Markup(
+        '<defs><linearGradient id="bar-{left}">{stops}</linearGradient></defs>'
+        '<rect x="{left}" y="{above:.1f}" width="{width:.1f}" height="7" fill="url(#bar-{left})"/>'
+        '<text x="{left}" y="{below:.1f}" font-size="10">{low}</text>'
+        '<text x="{right:.1f}" y="{below:.1f}" font-size="10" text-anchor="end">{high}</text>'
+    ).format(
+        left=left,
+        stops=Markup("".join(stops)),
+        above=above,
+        width=width,
+        below=above + 18,
+        low=low,
+        right=left + width,
+        high=high,
+    )
+
+
+def _stops(bottom: float) -> list[str]:
+    """Colours from the low end to the high end."""
+    grey = (GREY_FROM + GREY_TO) / 2
 
     def end(colour: tuple[int, int, int]) -> str:
         mixed = [round((1 - _STRONGEST) * grey + _STRONGEST * channel) for channel in colour]
         return f"rgb({mixed[0]},{mixed[1]},{mixed[2]})"
 
     middle = f"rgb({grey:.0f},{grey:.0f},{grey:.0f})"
-    stops = [end(_AGAINST), middle, end(_FOR)] if bottom < 0 else [middle, end(_FOR)]
-    return Markup(
-        '<div style="display:flex;align-items:center;gap:.5em;margin-top:.4em;font-variant-numeric:tabular-nums">'
-        '<span>{low}</span><span style="flex:1;height:.7em;border-radius:2px;background:linear-gradient(to right,'
-        '{stops})"></span><span>{high}</span></div>'
-    ).format(low=numeral(-reach) if bottom < 0 else "0", stops=",".join(stops), high=numeral(reach))
+    return [end(_AGAINST), middle, end(_FOR)] if bottom < 0 else [middle, end(_FOR)]
+
+
+def _ends(bottom: float, top: float) -> tuple[str, str]:
+    reach = max(abs(bottom), abs(top)) or 1.0
+    return numeral(-reach) if bottom < 0 else "0", numeral(reach)

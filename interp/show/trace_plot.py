@@ -100,7 +100,7 @@ def trace_tokens(
         if name not in ends and not isinstance(limits, Mapping):
             ends[name] = limits or _ends(rows[name], trace.signed if signed is None else signed)
     marked = [place for place, column in enumerate(columns) if column == _column(first, prompt, target)]
-    return token_heatmap(tokens, rows, limits=ends, marked=marked)
+    return token_heatmap(tokens, rows, limits=ends, marked=marked, parts=_parts(first, columns))
 
 
 def real_tokens(trace: Trace, prompt: int) -> tuple[np.ndarray, list[str]]:
@@ -109,12 +109,25 @@ def real_tokens(trace: Trace, prompt: int) -> tuple[np.ndarray, list[str]]:
     return columns, [trace.sources[prompt][column] for column in columns]
 
 
+def _parts(trace: Trace, columns: np.ndarray) -> dict[int, str]:
+    """Where each stack's tokens begin among a prompt's real sources, where they are of several."""
+    counts = [number for _, number in trace.source_stacks]
+    starts = np.cumsum([0, *counts])[: len(counts)]
+    places = np.searchsorted(columns, starts).tolist()
+    named = {place: name for place, (name, _) in zip(places, trace.source_stacks, strict=True)}
+    return {place: name for place, name in named.items() if place < len(columns)}
+
+
 def _column(trace: Trace, prompt: int, target: int) -> int | None:
     """The source column that the target is, None where sources are another stack's."""
-    own = trace.mask.shape[1] > int(trace.targets.max(initial=0)) and not trace.source_stacks
-    here = int(trace.targets[prompt, target])
-    same = own and trace.sources[prompt][here] == trace.target_words[prompt][target]
-    return here if same else None
+    here, before = int(trace.targets[prompt, target]), 0
+    if not trace.source_stacks:
+        return None if "cross" in trace.stack else here
+    for name, number in trace.source_stacks:
+        if name == trace.stack:
+            return before + here
+        before += number
+    return None
 
 
 def _ends(numbers: np.ndarray, signed: bool) -> tuple[float, float]:

@@ -33,6 +33,7 @@ class TokenHeatmap:
         limits: method -> ends of its colours.
         marked: places with an outline, such as the target.
         value: what a number is.
+        parts: place -> name of what begins there on a line of its own, such as the tokens of an encoder.
     """
 
     tokens: tuple[str, ...]
@@ -40,6 +41,7 @@ class TokenHeatmap:
     limits: Mapping[str, tuple[float, float]]
     marked: frozenset[int] = field(default_factory=frozenset)
     value: str = "value"
+    parts: Mapping[int, str] = field(default_factory=dict)
 
     def markup(self) -> Markup:
         """The HTML: no script, no style sheet, everything from outside escaped."""
@@ -84,7 +86,11 @@ class TokenHeatmap:
         token = self.tokens[place]
         words = f"{name}, token {place}: {numeral(number)}"
         end = "<br>" if "\n" in token else "<wbr>"
-        return Markup(f'<span title="{escape(words)}" style="{style}">{escape(visible(token))}</span>{end}')
+        start = ""
+        if place in self.parts:
+            break_before = "<br>" if place else ""
+            start = f'{break_before}<i style="opacity:.7;margin-right:.6em">{escape(self.parts[place])}</i>'
+        return Markup(f'{start}<span title="{escape(words)}" style="{style}">{escape(visible(token))}</span>{end}')
 
     def _described(self, name: str, numbers: np.ndarray) -> str:
         size = np.nan_to_num(np.abs(numbers), nan=-1.0)
@@ -101,6 +107,7 @@ def token_heatmap(
     signed: bool | None = None,
     limits: tuple[float, float] | Mapping[str, tuple[float, float]] | None = None,
     marked: Iterable[int] = (),
+    parts: Mapping[int, str] | None = None,
 ) -> TokenHeatmap:
     """The text with every token coloured by its number, one block of text per method.
 
@@ -114,6 +121,7 @@ def token_heatmap(
         signed: True colours negative numbers apart; None looks for one in each method.
         limits: ends of the colours of all methods, or of each.
         marked: places that get an outline, such as the target.
+        parts: place -> name of what begins there on a line of its own, such as the tokens of an encoder.
 
     Raises:
         BadInput: no method, numbers that are not one per token, a marked place outside, or too much for a page.
@@ -138,12 +146,13 @@ def token_heatmap(
             f"token_heatmap: {len(tokens)} tokens times {len(rows)} methods are more than the {MOST_CELLS} that a page "
             "holds well; show a part of the text, or fewer methods."
         )
-    outside = [place for place in marked if not 0 <= place < len(tokens)]
+    marked = list(marked)
+    outside = [place for place in (*marked, *(parts or {})) if not 0 <= place < len(tokens)]
     if outside:
-        raise BadInput(f"token_heatmap: marked places {outside}, but the tokens are 0 to {len(tokens) - 1}.")
+        raise BadInput(f"token_heatmap: marked places or parts {outside}, but the tokens are 0 to {len(tokens) - 1}.")
     own = limits if isinstance(limits, Mapping) else dict.fromkeys(rows, limits)
     ends = {name: own.get(name) or colour_limits(numbers, signed) for name, numbers in rows.items()}
-    return TokenHeatmap(tuple(tokens), rows, ends, frozenset(marked), value)
+    return TokenHeatmap(tuple(tokens), rows, ends, frozenset(marked), value, dict(parts or {}))
 
 
 def _key(bottom: float, top: float) -> Markup:

@@ -56,9 +56,11 @@ def through(
         without: a head whose map is set to the identity.
     """
     batch, count, _ = vectors.shape
+    columns = (vectors != 0).flatten(0, 1).any(0).nonzero()[:, 0]
+    if stage.fast is not None and without is None and 2 * len(columns) > vectors.shape[-1]:
+        return stage.fast(vectors)
     attended = vectors.new_zeros(batch, count, stage.shape[3])
     stays = torch.zeros_like(vectors)
-    columns = (vectors != 0).flatten(0, 1).any(0).nonzero()[:, 0]
     for block in stage.transitions(columns, without) if len(columns) else ():
         part = vectors.gather(-1, block.rows.unsqueeze(1).expand(-1, count, -1))
         attended[..., : block.fused.shape[-1]] += block.attended(part)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import BadInput
-from interp.tracing.transitions import check_rows
+from interp.tracing.one_pass import one_pass
+from interp.tracing.stages import Mixing, Rows
+from interp.tracing.transitions import TOLERANCE, check_rows
 
 ENTRIES = 1 << 20  # of a block: what stays in a processor's cache
+Through = tuple[Tensor, Tensor]  # what is put on keys, what stays on the tokens themselves
+ROUNDED = 2e-2  # how far above 1 a row in 16 bits may sum
 _PLAIN, _PER_HEAD = 2, 3  # axes of one layer's maps: query, key, and head before them
 
 
@@ -63,12 +67,17 @@ def given_layers(patterns: Any, name: str) -> list[Float[Tensor, "head query key
 
 def _tensor(part: Any, name: str) -> Tensor:
     try:
-        made = part.detach() if isinstance(part, Tensor) else torch.from_numpy(np.asarray(part))
+        made = part.detach() if isinstance(part, Tensor) else torch.from_numpy(_own(np.asarray(part)))
     except (TypeError, ValueError) as error:
         raise BadInput(f"{name}: a {type(part).__name__} that is no array of numbers.") from error
     if made.is_complex():
         raise BadInput(f"{name} has complex numbers; expected attention probabilities.")
     return made if made.is_floating_point() else made.double()
+
+
+def _own(array: np.ndarray) -> np.ndarray:
+    """The array itself, or a copy where a tensor cannot share its memory."""
+    return array if array.flags.writeable and min(array.strides, default=1) >= 0 else array.copy()
 
 
 class GivenMaps:
@@ -85,6 +94,7 @@ class GivenMaps:
         self, maps: Float[Tensor, "head query key"], where: str, *, missing: str | None, dtype: torch.dtype
     ) -> None:
         self.maps, self.where, self.missing, self.dtype = maps, where, missing, dtype
+        self.rounding = ROUNDED if maps.dtype.itemsize < torch.float32.itemsize else TOLERANCE
         self.left = torch.ones(maps.shape[1], dtype=torch.bool)
 
     @property
@@ -93,7 +103,7 @@ class GivenMaps:
         heads, queries, keys = self.maps.shape
         return 1, heads, queries, keys
 
-    def read(self, columns: Int[Tensor, " row"]) -> Iterator[tuple[Tensor, Tensor]]:
+    def read(self, columns: Int[Tensor, " row"]) -> Iterator[Rows]:
         """The maps of the rows at ``columns``, checked, block by block, with the rows' columns.
 
         Raises:
@@ -105,9 +115,27 @@ class GivenMaps:
             run = last - first + 1 == len(some)
             rows = self.maps[:, first : last + 1] if run else self.maps[:, some]
             rows = rows.to(self.dtype)
-            check_rows(rows, self.where, missing=self.missing)
+            sums = check_rows(rows, self.where, missing=self.missing, rounding=self.rounding)
             self.left[some] = False
-            yield rows[None], some[None]
+            yield Rows(rows[None], some[None], sums[None])
+
+    def fast(self, mixing: Mixing, index: int, residual: float | Tensor) -> Callable[[Tensor], Through] | None:
+        """A short way of taking vectors through the layer, None where the maps have to be fused or completed first."""
+        plain = mixing.fusion.linear and not mixing.discard and mixing.missing is None and mixing.normalise
+        share = torch.as_tensor(residual, dtype=self.dtype, device=self.maps.device).reshape(-1)
+        if not plain or self.maps.dtype != self.dtype or bool((share >= 1).any()):
+            return None
+
+        def through(vectors: Float[Tensor, "1 vector query"]) -> Through:
+            shares = mixing.fusion.shares(index, len(self.maps), vectors)
+            attended, stays, good = one_pass(self.maps, vectors[0], shares, share.expand(self.maps.shape[1]))
+            if not good:  # says what is wrong, or that it is rows of nothing
+                self.left[:] = True
+                self.check_rest()
+            self.left[:] = False
+            return attended[None], stays[None]
+
+        return through
 
     def check_rest(self) -> None:
         """Check the rows that nobody asked for.

@@ -48,8 +48,7 @@ class HeldTower:
     def like(self) -> Tensor:
         """A tensor of the dtype and device of the maps."""
         first = self.tower.stages[0]
-        pattern, _ = next(iter(first.read(torch.zeros(1, dtype=torch.long))))
-        return pattern.new_zeros(())
+        return next(iter(first.read(torch.zeros(1, dtype=torch.long)))).pattern.new_zeros(())
 
 
 def held_tower(
@@ -170,7 +169,7 @@ def _stage(
     def read(columns: Int[Tensor, " row"]) -> Iterator[Rows]:
         for block in held.blocks(layer, rows=columns.expand(batch, -1), stack=name):
             whole = block if kept is None else replace(block, kept=kept.to(block.whole.device))
-            yield whole.pattern, whole.rows
+            yield Rows(whole.pattern, whole.rows)
 
     rule = mixing.missing
     if rule is None:  # maps recomputed in float32 miss what sink logits take; those that 16 bits made are rounded

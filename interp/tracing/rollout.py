@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import BadInput
+from interp.results import HeadScores
 from interp.tracing.descent import Tower, ascend, descend
 from interp.tracing.fusion import Heads, fusion_of
 from interp.tracing.given_maps import GivenMaps, given_layers
@@ -139,7 +140,9 @@ def given_tower(
             where = f"{'patterns' if part == 'decoder' else part}[{index}]"
             one = GivenMaps(layer, where, missing=missing, dtype=dtype)
             maps.append(one)
-            stages[part].append(Stage(index, index, one.shape, one.read, mixing, shares[index], cross=part == "cross"))
+            fast = None if part == "cross" else one.fast(mixing, index, shares[index])
+            stage = Stage(index, index, one.shape, one.read, mixing, shares[index], cross=part == "cross", fast=fast)
+            stages[part].append(stage)
     decoder, crossed = stages["decoder"], stages.get("cross", [])
     both = [[mine, *crossed[index : index + 1]] for index, mine in enumerate(decoder)]
     return maps, Tower([stage for pair in both[start:] for stage in pair], stages.get("encoder", []))
@@ -171,22 +174,30 @@ def shares_of(residual: Residual, n_layers: int, n_queries: int) -> list[float |
 
 
 def part_of(value: Any, part: str, alone: bool, name: str) -> Any:
-    """What an option says of one part of an encoder-decoder."""
+    """What an option says of one part of an encoder-decoder.
+
+    Args:
+        value: for all, a mapping from part to what stands there, or a table with a stack for each.
+        part: ``decoder``, ``cross`` or ``encoder``.
+        alone: whether there is no other.
+        name: of the option, for messages.
+
+    Raises:
+        BadInput: something per layer that does not say of which part.
+    """
     if isinstance(value, Mapping):
         if part not in value:
             raise BadInput(f"{name}: nothing for {part!r}; give one for each of {', '.join(PARTS)} that has maps.")
         return value[part]
-    plain = isinstance(value, str | int | float)
-    if alone or plain or not _per_layer(value):
+    if isinstance(value, HeadScores) and len(value.stacks) > 1:
+        return value.of(part)
+    plain = isinstance(value, str | int | float) or (isinstance(value, Tensor) and value.ndim == 0)
+    if alone or plain:
         return value
     raise BadInput(
         f"{name}: the maps are of several stacks; give a mapping such as {{'decoder': ..., 'cross': ..., "
         "'encoder': ...}."
     )
-
-
-def _per_layer(value: Any) -> bool:
-    return not (isinstance(value, Tensor) and value.ndim == 0)
 
 
 def _check_shapes(given: Mapping[str, Sequence[Tensor]], start: int) -> None:

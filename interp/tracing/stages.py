@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,7 +13,13 @@ from torch import Tensor
 from interp.tracing.fusion import Fusion
 from interp.tracing.transitions import FusedRows, Missing, Transition, discarded, fused_rows
 
-Rows = tuple[Tensor, Tensor]  # pattern [batch, head, row, key], rows [batch, row]
+
+class Rows(NamedTuple):
+    """Some rows of a layer's maps."""
+
+    pattern: Tensor  # [batch, head, row, key]
+    rows: Tensor  # [batch, row]
+    sums: Tensor | None = None  # [batch, head, row], where they are known
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,7 @@ class Stage:
         residual: the residual stream's share, one number or ``[#batch, query]``.
         cross: the keys are other tokens than the queries.
         keys: ``[batch, key]`` real keys, None for those whose rows are not empty (all, where there are others).
+        fast: ``fast(vectors)`` gives what :func:`interp.tracing.descent.through` does, by a shorter way; None for none.
     """
 
     layer: int
@@ -57,6 +65,7 @@ class Stage:
     residual: float | Float[Tensor, "#batch query"] = 0.5
     cross: bool = False
     keys: Bool[Tensor, "batch key"] | None = None
+    fast: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
 
     def transitions(self, columns: Int[Tensor, " row"], without: int | None = None) -> Iterator[Transition]:
         """The step's rows at ``columns``, block by block (with ``discard`` all rows at once).
@@ -68,19 +77,17 @@ class Stage:
         if self.mixing.discard:
             yield self._whole(without)
             return
-        for pattern, rows in self.read(columns):
-            yield self.step(pattern, rows, without)
+        for some in self.read(columns):
+            yield self.step(some, without)
 
-    def step(
-        self, pattern: Float[Tensor, "batch head row key"], rows: Int[Tensor, "batch row"], without: int | None = None
-    ) -> Transition:
+    def step(self, some: Rows, without: int | None = None) -> Transition:
         """The step of some rows, where nothing is discarded."""
-        found = self._fused(pattern, rows, without)
-        return found.mixed(self.residual_at(rows), normalise=self.mixing.normalise)
+        return self._fused(some, without).mixed(self.residual_at(some.rows), normalise=self.mixing.normalise)
 
-    def _fused(self, pattern: Tensor, rows: Tensor, without: int | None) -> FusedRows:
-        kept = None
+    def _fused(self, some: Rows, without: int | None) -> FusedRows:
+        (pattern, rows, sums), kept = some, None
         if without is not None:
+            sums = None
             there = (pattern != 0).any(-1).any(1).to(pattern.dtype)  # an empty row stays empty
             pattern = pattern.clone()
             pattern[:, without] = 0
@@ -91,7 +98,14 @@ class Stage:
                 pattern[:, without].scatter_(-1, rows.unsqueeze(-1), there.unsqueeze(-1))
         mixing = self.mixing
         return fused_rows(
-            pattern, rows, fusion=mixing.fusion, index=self.index, missing=mixing.missing, cross=self.cross, kept=kept
+            pattern,
+            rows,
+            fusion=mixing.fusion,
+            index=self.index,
+            missing=mixing.missing,
+            cross=self.cross,
+            kept=kept,
+            sums=sums,
         )
 
     def residual_at(self, rows: Int[Tensor, "batch row"]) -> float | Float[Tensor, "batch row"]:
@@ -103,8 +117,8 @@ class Stage:
     def _whole(self, without: int | None) -> Transition:
         mixing, width = self.mixing, self.shape[3]
         parts = []
-        for pattern, rows in self.read(torch.arange(self.shape[2])):
-            part = self._fused(pattern, rows, without)
+        for some in self.read(torch.arange(self.shape[2])):
+            part = self._fused(some, without)
             parts.append(replace(part, fused=torch.nn.functional.pad(part.fused, (0, width - part.fused.shape[-1]))))
         names = ("rows", "fused", "gone", "stays", "empty")
         joined = {name: torch.cat([getattr(part, name) for part in parts], dim=1) for name in names}

@@ -105,6 +105,7 @@ def fused_rows(
     missing: Missing | None = None,
     cross: bool = False,
     kept: Float[Tensor, "batch head row"] | None = None,
+    sums: Float[Tensor, "batch head row"] | None = None,
 ) -> FusedRows:
     """The heads' maps as one, with what becomes of the mass that a head's row lacks.
 
@@ -118,8 +119,9 @@ def fused_rows(
             normalised as it is.
         cross: the keys are other tokens than the rows.
         kept: mass of each head's row that stays on the token itself, beside what it puts on keys.
+        sums: what the rows sum to, where that is known.
     """
-    sums = pattern.sum(-1)
+    sums = pattern.sum(-1) if sums is None else sums
     full = sums if kept is None else sums + kept
     empty = (full == 0).all(1)
     lacking, own = torch.zeros_like(sums), kept
@@ -223,21 +225,26 @@ def check_options(*, discard: float = 0.0, missing: str | None = None, start: in
 
 
 def check_rows(
-    pattern: Float[Tensor, "*batch row key"], where: str, *, missing: str | None, tolerance: float = TOLERANCE
-) -> None:
-    """Refuse rows of maps that are not distributions.
+    pattern: Float[Tensor, "*head row key"], where: str, *, missing: str | None, rounding: float = TOLERANCE
+) -> Float[Tensor, "*head row"]:
+    """What each row sums to; rows of maps that are not distributions are refused.
 
     Args:
         pattern: the rows.
         where: what they are, for the message.
-        missing: the rule for rows that sum to less than 1; None refuses them. Empty rows (all 0) are let pass.
-        tolerance: how far from 1 a sum may be.
+        missing: the rule for rows that sum to less than 1; None refuses them. Rows that are 0 in every head are empty
+            and let pass.
+        rounding: how far above 1 a sum may be where there is a rule.
 
     Raises:
         BadInput: NaN or infinite or negative entries, or sums that are not 1.
     """
     least = pattern.amin() if pattern.numel() else torch.zeros(())
     sums = pattern.sum(-1)
+    if not sums.numel() or (
+        float(least) >= 0 and 1 - TOLERANCE <= float(sums.amin()) <= float(sums.amax()) <= 1 + TOLERANCE
+    ):
+        return sums
     if not bool(torch.isfinite(sums).all()) or not bool(torch.isfinite(least)):
         raise BadInput(f"{where} has entries that are NaN or infinite; expected attention probabilities.")
     if bool(least < 0):
@@ -245,16 +252,25 @@ def check_rows(
             f"{where} has negative entries (the least is {float(least):.3g}); expected attention probabilities. Were "
             "scores before the softmax, or signed relevances, given?"
         )
-    high, full = float(sums.amax()), sums[sums > 0]
-    low = float(full.amin()) if full.numel() else 1.0
-    if missing != "renormalise" and high > 1 + tolerance:
+    if missing == "renormalise":
+        return sums
+    high = float(sums.amax())
+    if high > 1 + (TOLERANCE if missing is None else rounding):
         raise BadInput(
             f"{where} has rows that sum to {high:.4f}, more than 1; expected attention probabilities, or "
             "missing='renormalise' to divide each row by its sum."
         )
-    if missing is None and low < 1 - tolerance:
+    low = _least(sums.flatten(0, -2) if sums.ndim > 1 else sums[None])
+    if missing is None and low < 1 - TOLERANCE:
         raise BadInput(
             f"{where} has rows that sum to {low:.4f}, less than 1; say what becomes of the missing mass: "
             "missing='sink' (it leaves the graph: sink logits), 'self' (it stays on the token), or 'renormalise' "
             "(rounding)."
         )
+    return sums
+
+
+def _least(sums: Float[Tensor, "head row"]) -> float:
+    """The least sum of a row that is not empty in every head, 1 without any."""
+    there = sums[:, (sums != 0).any(0)]
+    return float(there.amin()) if there.numel() else 1.0

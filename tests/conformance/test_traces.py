@@ -49,7 +49,7 @@ def test_a_trace_or_a_reason(case_of: Callable[[str], Case], name: str, method: 
     except interp.HeadscopeError as error:
         assert len(str(error)) > 30
         assert fingerprint(case.hf) == before
-        if name in ("gpt2", "llama"):
+        if name in ("gpt2", "llama") and method != "class-explanation":  # of image classifiers alone
             raise
         return
     assert fingerprint(case.hf) == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from circuits.experiments.trace_image.findings import Findings
+from circuits.experiments.tracing.config import intervenes
 from circuits.experiments.tracing.words import (
     choice_in_words,
     interventions_in_words,
@@ -15,7 +16,6 @@ from circuits.experiments.tracing.words import (
     verdict_sentence,
 )
 from circuits.experiments.wording import listed, short
-from interp.tracing import METHODS
 
 QUESTION = "Which way of tracing an image says best what covering its patches does, and where the answer truly is?"
 
@@ -32,7 +32,7 @@ def _pointing(findings: Findings) -> list[str]:
     if located is None:
         return []
     means = {name: located.interval(name, "iou", confidence=findings.confidence) for name in located.values}
-    known = {name: one for name, one in means.items() if np.isfinite(one.mean) and METHODS[name].needs != "edits"}
+    known = {name: one for name, one in means.items() if np.isfinite(one.mean) and not intervenes(name)}
     if not known:
         return []
     best = max(known, key=lambda name: known[name].mean)
@@ -71,15 +71,17 @@ def doubt(findings: Findings) -> str:
 def _curves(findings: Findings) -> str:
     if findings.curves is None:
         return ""
-    rows = findings.areas()
-    rows = rows[rows["weights"].map(lambda name: METHODS[name].needs != "edits")]
     parts = []
-    for way, best in (("deletion", "idxmin"), ("insertion", "idxmax")):
-        own = rows[rows["direction"] == way]
-        if own.empty or own["area"].isna().all():
-            continue
-        row = own.loc[getattr(own["area"], best)()]
-        parts.append(f"{way} by {row['weights']!r} (area {short(row['area'])}, random orders {short(row['random'])})")
+    for way, sign in (("deletion", -1), ("insertion", 1)):
+        rows = [
+            row
+            for row in findings.areas().to_dict(orient="records")
+            if row["direction"] == way and np.isfinite(row["area"]) and not intervenes(row["weights"])
+        ]
+        if rows:
+            row = max(rows, key=lambda row, sign=sign: sign * row["area"])
+            areas = f"area {short(row['area'])}, random orders {short(row['random'])}"
+            parts.append(f"{way} by {row['weights']!r} ({areas})")
     return f"The best order of patches is, for {listed(parts)}." if parts else ""
 
 

@@ -88,7 +88,7 @@ class Findings:
         """The few columns that are printed at the end."""
         rows, first = self.table(), next(iter(self.predictions))
         shown = ["method", "needs", f"with {first}", "low", "high", "pointing", "iou", "deletion"]
-        return rows[[name for name in shown if name in rows.columns]].head(8)
+        return rows.filter(shown).head(8)
 
     def layers(self) -> pd.DataFrame:
         """The paper's table: one row per method, reference and layer."""

@@ -99,8 +99,8 @@ def images_of(model: Model, config: TraceImageConfig) -> Images:
     side, channels = (getattr(model.hf.config, name, None) for name in ("image_size", "num_channels"))
     if (head, side, channels) != (10, 8, 1):
         raise BadInput(
-            f"{model.name!r} does not read digits of 8 x 8 pixels, so that no images are drawn for it. Give it images of "
-            "its own: images=FOLDER, and regions=FOLDER with masks of the same names where the truth is known."
+            f"{model.name!r} does not read digits of 8 x 8 pixels, so that no images are drawn for it. Give it images "
+            "of its own: images=FOLDER, and regions=FOLDER with masks of the same names where the truth is known."
         )
     return _digits(config)
 
@@ -149,8 +149,8 @@ def _shapes(model: Model, config: TraceImageConfig) -> Images:
         tuple(answers),
         tuple(prompts),
         tuple(regions),
-        about=f"{len(pixels)} pictures of two to four shapes, 24 x 24 pixels in 6 x 6 patches, each with a question about "
-        "one shape; the true region is the patches that hold a pixel of it.",
+        about=f"{len(pixels)} pictures of two to four shapes, 24 x 24 pixels in 6 x 6 patches, each with a question "
+        "about one shape; the true region is the patches that hold a pixel of it.",
     )
 
 

@@ -16,13 +16,13 @@ from circuits.experiments.opening import open_model
 from circuits.experiments.pieces import Pieces
 from circuits.experiments.trace_image.config import TraceImageConfig
 from circuits.experiments.trace_image.images import Images, images_of, patch_regions
+from circuits.experiments.tracing.config import intervenes
 from circuits.experiments.tracing.rows import Rows, Traced, Tracer
 from circuits.outcome import Workplace
 from circuits.progress import Progress
 from circuits.units import Arrays, fingerprint_of
 from interp.errors import HeadscopeError
 from interp.scores.grids.grid import PatchGrid
-from interp.tracing import METHODS
 from interp.tracing.protocols.localisation import Localisation, localisation
 from interp.tracing.protocols.patch_columns import patch_columns
 from interp.tracing.protocols.randomisation import randomisation_check
@@ -235,7 +235,7 @@ def randomised(job: Job, traced: Traced) -> Randomised | None:
     names = [
         name
         for name in traced.rows
-        if (asked is None and METHODS[name].needs != "edits") or (asked is not None and name in asked)
+        if (asked is None and not intervenes(name)) or (asked is not None and name in asked)
     ]
     if not names:
         return None

@@ -87,9 +87,9 @@ def _prediction(findings: Findings, drawn: dict[str, go.Figure]) -> Section:
         figures=figures,
         table=findings.table(),
         table_caption=(
-            "over random: minus the mean of random rankings, image by image; first in: share of resamples of the images "
-            "in which the method is the best of those that leave the image as it is; with signs: both sides with their "
-            "signs; deletion, insertion: areas under the curves (small and large are good)."
+            "over random: minus the mean of random rankings, image by image; first in: share of resamples of the "
+            "images in which the method is the best of those that leave the image as it is; with signs: both sides "
+            "with their signs; deletion, insertion: areas under the curves (small and large are good)."
         ),
         max_rows=32,
     )
@@ -127,8 +127,8 @@ def _curves(findings: Findings, drawn: dict[str, go.Figure]) -> Section | None:
         ],
         table=findings.areas(),
         table_caption=(
-            "better: share of images in which the order is better than random orders are on average; p: share of random "
-            "orders at least as good, not corrected for the number of methods."
+            "better: share of images in which the order is better than random orders are on average; p: share of "
+            "random orders at least as good, not corrected for the number of methods."
         ),
         max_rows=60,
     )
@@ -150,8 +150,8 @@ def _sanity(findings: Findings, drawn: dict[str, go.Figure]) -> Section | None:
     ]
     return Section(
         "Do the traces depend on what the model has learnt?",
-        "Layers are drawn anew, as untrained models have them, from the top down. A trace that stays as it was shows the "
-        "image and not the model (Adebayo et al., 2018). Undefined correlations count as 0.",
+        "Layers are drawn anew, as untrained models have them, from the top down. A trace that stays as it was shows "
+        "the image and not the model (Adebayo et al., 2018). Undefined correlations count as 0.",
         figures=[Figure(drawn["randomised"], "Rank correlation over patches with the trace of the trained model.")],
         table=pd.DataFrame(rows),
         max_rows=60,
@@ -186,9 +186,10 @@ def _method(config: TraceImageConfig, findings: Findings) -> Section:
     rule = "counts as 0" if config.undefined == "zero" else "is left out"
     parts = [
         findings.images.about,
-        f"Per image, {MEASURES[config.how]} over the patches between a trace and a reference, ties at their mean rank; "
-        f"then the mean over {len(findings.images)} images with its {100 * config.confidence:g} % bootstrap interval. A "
-        f"correlation with a trace that does not vary {rule}. Tokens that are no patch (CLS, words) are not compared.",
+        f"Per image, {MEASURES[config.how]} over the patches between a trace and a reference, ties at their mean "
+        f"rank; then the mean over {len(findings.images)} images with its {100 * config.confidence:g} % bootstrap "
+        f"interval. A correlation with a trace that does not vary {rule}. Tokens that are no patch (CLS, words) are "
+        "not compared.",
         f"Random rankings: {config.random_orders} orders of each image's patches.",
     ]
     if said:

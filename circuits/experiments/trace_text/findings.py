@@ -78,6 +78,8 @@ class Findings:
         if beside is not None:
             words = "without special tokens" if self.special else "with special tokens"
             rows[words] = [beside.interval(method).mean for method in rows["method"]]
+        if self.prompts.where is not None:
+            rows["answer first"] = [float(self.answer_first(method).mean()) for method in rows["method"]]
         signed = self.signed.get(first)
         rows["with signs"] = [
             signed.interval(method).mean if signed is not None and method in signed.values else np.nan
@@ -85,11 +87,21 @@ class Findings:
         ]
         return rows
 
+    def answer_first(self, method: str) -> Float[np.ndarray, " prompt"]:
+        """``[prompt]`` 1 where the largest number (by size) is that of the token that holds the answer; ties shared."""
+        assert self.prompts.where is not None
+        rows, found = np.abs(self.traced.rows[method].values), []
+        for row, here, where in zip(rows, self.counted, self.prompts.where, strict=True):
+            known = np.where(here & np.isfinite(row), row, -1.0)
+            largest = known == known.max()
+            found.append(float(largest[where] and known.max() > 0) / max(int(largest.sum()), 1))
+        return np.array(found)
+
     def short_rows(self) -> pd.DataFrame:
         """The few columns that are printed at the end."""
         rows = self.table()
         first = next(iter(self.predictions))
-        return rows[["method", "needs", f"with {first}", "low", "high", "over random", "first in"]].head(8)
+        return rows.filter(["method", "needs", f"with {first}", "low", "high", "over random", "first in"]).head(8)
 
     def layers(self) -> pd.DataFrame:
         """The paper's table: one row per method, reference and layer."""
@@ -133,6 +145,7 @@ class Findings:
             return pd.DataFrame(columns=["quantity", "stack", "layer", "head", "value", "low", "high"])
         parts = []
         for name, table in self.heads.tables.items():
-            rows = table.table(confidence=self.confidence)
+            several = table.sample_axis is not None and len(table.samples) > 1
+            rows = table.table(confidence=self.confidence) if several else table.table()
             parts.append(rows.assign(quantity=name)[["quantity", *[c for c in rows.columns if c != "quantity"]]])
         return pd.concat(parts, ignore_index=True)

@@ -7,20 +7,21 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 import interp
 from circuits.experiments.opening import open_model
 from circuits.experiments.pieces import Pieces
-from circuits.experiments.trace_text.config import TraceTextConfig
+from circuits.experiments.trace_text.config import TextSettings, TraceTextConfig
 from circuits.experiments.trace_text.prompts import Drawn, Prompts, prompts_of
 from circuits.experiments.tracing.rows import Traced, Tracer, traced_batch
 from circuits.experiments.tracing.spread import row_spread
 from circuits.outcome import Workplace
 from circuits.progress import Progress
 from circuits.units import Arrays, fingerprint_of
-from interp.errors import HeadscopeError
+from interp.errors import BadInput, HeadscopeError
 from interp.metrics import answer_logits
 from interp.metrics.declare import declared
 from interp.results import HeadScores
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from interp.model.handle import Model
     from interp.model.run import Metric
 
+GATED_AT_ONCE = 8  # prompts of one update of the gates
 SPREAD_PROMPTS = 4  # whose every token is traced
 
 
@@ -94,8 +96,7 @@ def text_job(config: TraceTextConfig, place: Workplace, version: str) -> Job:
     """
     opened = open_model(config, place)
     drawn = prompts_of(opened.model, config)
-    name = config.metric or ("logit_difference" if drawn.prompts.contrasted else "answer_logprob")
-    metric: Metric = answer_logit if drawn.pooled else getattr(interp, name)
+    metric, name = metric_of(drawn, config)
     return Job(
         model=drawn.model,
         about=opened.about,
@@ -104,8 +105,22 @@ def text_job(config: TraceTextConfig, place: Workplace, version: str) -> Job:
         progress=place.progress,
         drawn=drawn,
         metric=metric,
-        metric_name="embedding" if drawn.pooled else name,
+        metric_name=name,
     )
+
+
+def metric_of(drawn: Drawn, config: TextSettings) -> tuple[Metric, str]:
+    """What is explained of the prompts, and its name.
+
+    Raises:
+        BadInput: logit_difference of prompts without wrong answers.
+    """
+    if drawn.pooled:
+        return answer_logit, "embedding"
+    name = config.metric or ("logit_difference" if drawn.prompts.contrasted else "answer_logprob")
+    if name == "logit_difference" and not drawn.prompts.contrasted:
+        raise BadInput("metric=logit_difference needs a wrong answer beside each right one: answers=[[right, wrong]].")
+    return getattr(interp, name), name
 
 
 @dataclass(frozen=True)
@@ -201,10 +216,12 @@ class _Traced:
     method: str
 
     def __call__(self, job: Job) -> HeadScores:
-        parts = [
-            interp.trace_heads(job.model, part.batch(job.model), self.method)
-            for part in job.prompts.parts(job.config.batch_size)
-        ]
+        parts = []
+        for part in job.prompts.parts(job.config.batch_size):
+            sources = None if part.where is None else torch.tensor(part.where)[:, None]
+            targets = "all" if job.drawn.pooled else None
+            batch = part.batch(job.model)
+            parts.append(interp.trace_heads(job.model, batch, self.method, targets=targets, sources=sources))
         return HeadScores.concat(parts)
 
 
@@ -219,6 +236,11 @@ def _ablated(job: Job) -> HeadScores:
 def _gated(job: Job) -> HeadScores:
     batch = job.prompts.batch(job.model)
     gates = interp.fit_gates(
-        job.model, batch, seeds=job.config.gate_fits, updates=job.config.gate_updates, seed=job.config.seed
+        job.model,
+        batch,
+        seeds=job.config.gate_fits,
+        updates=job.config.gate_updates,
+        batch_size=GATED_AT_ONCE,
+        seed=job.config.seed,
     )
     return gates.facilitation

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
 import interp
 from circuits.experiments.copying.pairs import copying_pairs
-from circuits.experiments.trace_text.config import TraceTextConfig
+from circuits.experiments.trace_text.config import TextSettings
 from circuits.experiments.trace_text.sentences import SENTENCES
 from circuits.units import fingerprint_of
 from interp.errors import BadInput
@@ -37,6 +37,7 @@ class Prompts:
         read_at: column where each prompt's answer is read, counted among its tokens; None for the last.
         about: what they are, in a sentence.
         among: fingerprint of whatever else changes their answers.
+        where: column of the token that holds the answer, where a prompt has just one; None where that is not known.
     """
 
     ids: tuple[tuple[int, ...], ...]
@@ -45,6 +46,7 @@ class Prompts:
     read_at: tuple[int, ...] | None = None
     about: str = ""
     among: str = ""
+    where: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -63,6 +65,7 @@ class Prompts:
             None if self.read_at is None else tuple(self.read_at[place] for place in places),
             self.about,
             self.among,
+            None if self.where is None else tuple(self.where[place] for place in places),
         )
 
     def parts(self, size: int) -> list[Prompts]:
@@ -75,13 +78,10 @@ class Prompts:
 
     def batch(self, model: Model) -> Batch:
         """The prompts as ``model`` takes them."""
-        read: dict[str, int | str] = {}
-        if self.read_at is not None:
-            same = set(self.read_at)
-            read = {"read_at": same.pop()} if len(same) == 1 else {"read_at": "mask"}
-        return interp.encode(
-            model, [list(one) for one in self.ids], answers=[list(one) for one in self.answers], **read
-        )  # type: ignore[arg-type]
+        columns = set(self.read_at or ())
+        read: int | Literal["last", "mask"] = "last" if not columns else columns.pop() if len(columns) == 1 else "mask"
+        ids, answers = [list(one) for one in self.ids], [list(one) for one in self.answers]
+        return interp.encode(model, ids, answers=answers, read_at=read)
 
     @property
     def contrasted(self) -> bool:
@@ -98,7 +98,7 @@ class Drawn:
     pooled: bool = False
 
 
-def prompts_of(model: Model, config: TraceTextConfig) -> Drawn:
+def prompts_of(model: Model, config: TextSettings) -> Drawn:
     """The prompts that the settings ask for.
 
     Raises:
@@ -129,13 +129,14 @@ def prompts_of(model: Model, config: TraceTextConfig) -> Drawn:
             answers,
             about=f"{len(pairs)} prompts of {pairs.segment} random tokens said twice but for the last, which copying "
             "foresees; the wrong answer is a token that is not in the prompt.",
+            where=(pairs.start + pairs.segment - 1,) * len(pairs),
         ),
     )
 
 
-def _facts(config: TraceTextConfig) -> Prompts:
+def _facts(config: TextSettings) -> Prompts:
     """Facts of the zoo's needle models; prompt i is a function of (seed, i)."""
-    ids, answers = [], []
+    ids, answers, where = [], [], []
     told = min(TOLD, max(2, config.length // 20))
     for number in range(config.n_prompts):
         draw = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
@@ -147,15 +148,17 @@ def _facts(config: TraceTextConfig) -> Prompts:
         assert row[int(source[end])] == row[end]
         ids.append(tuple(row[:end]))
         answers.append((row[end], row[first_wrong]))
+        where.append(int(source[end]))
     return Prompts(
         tuple(ids),
         tuple(answers),
         about=f"{config.n_prompts} prompts of {len(ids[0])} tokens in which {told} facts are told among babble and one "
         "is asked for at the end; the wrong answer is the first word of another fact.",
+        where=tuple(where),
     )
 
 
-def _own(model: Model, config: TraceTextConfig) -> Prompts:
+def _own(model: Model, config: TextSettings) -> Prompts:
     """A user's own texts, answered by what the settings or the model say."""
     texts = config.texts[: config.n_prompts]
     mask = getattr(model.tokenizer, "mask_token", None)
@@ -184,7 +187,7 @@ def _own(model: Model, config: TraceTextConfig) -> Prompts:
     return Prompts(ids, answers, tuple(texts), read, f"{len(texts)} texts of your own; {said}.")
 
 
-def _pooled(model: Model, config: TraceTextConfig) -> Drawn:
+def _pooled(model: Model, config: TextSettings) -> Drawn:
     """Sentences for an encoder without a head, each to be told by its own embedding."""
     if config.answers:
         raise BadInput(f"answers: {model.name!r} has no head and gives no answers; leave them out.")

@@ -76,7 +76,8 @@ def _prediction(findings: Findings, drawn: dict[str, go.Figure]) -> Section:
         table_caption=(
             "over random: minus the mean of random rankings, prompt by prompt; first in: share of resamples of the "
             "prompts in which the method is the best of those that leave the prompt as it is; with signs: both sides "
-            "with their signs; undefined: prompts in which a trace does not vary."
+            "with their signs; answer first: share of prompts in which the token that holds the answer has the largest "
+            "number; undefined: prompts in which a trace does not vary."
         ),
         max_rows=32,
     )
@@ -157,7 +158,7 @@ def _heads(config: TraceTextConfig, findings: Findings, drawn: dict[str, go.Figu
 def _head_caption(name: str) -> str:
     kind, _, how = name.partition(", ")
     if kind == "traced":
-        return f"What passes through each head in the trace by {how!r}: with the head as it is, minus as the identity."
+        return f"What each head brings to the trace by {how!r}: with the head, minus with the identity in its place."
     if kind == "ablated":
         return f"Change of the metric as the head's output is replaced ({how})."
     return "Facilitation of each head by causal head gating."

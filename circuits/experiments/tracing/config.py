@@ -20,6 +20,16 @@ def known_method(name: str) -> str:
     return name
 
 
+def intervenes(name: str) -> bool:
+    """Whether a way of tracing takes sources away and looks at the answer, as blank-out does.
+
+    Example:
+        >>> intervenes("leave-one-out"), intervenes("rollout"), intervenes("gradient")
+        (True, False, False)
+    """
+    return METHODS[name].needs == "edits" and METHODS[name].targets == "answer"
+
+
 MethodName = Annotated[str, AfterValidator(known_method)]
 
 

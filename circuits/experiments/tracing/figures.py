@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -42,17 +42,17 @@ def layers_figure(rows: pd.DataFrame, prediction: Prediction) -> go.Figure | Non
     """How well the trace at the top of each layer predicts the reference; None where no method has layers."""
     from interp.show import layer_curves
 
-    own = rows[rows["reference"] == prediction.reference]
-    if own.empty:
+    own: dict[str, list[dict[str, Any]]] = {}
+    for row in rows.to_dict(orient="records"):
+        if row["reference"] == prediction.reference:
+            own.setdefault(str(row["trace"]), []).append(row)
+    if not own:
         return None
-    depth = int(own["layer"].max()) + 1
-    names = [name for name in prediction.order if name in set(own["trace"])]
-    whole = [name for name in names if (own["trace"] == name).sum() == depth][:MOST_LINES]
-    curves, bands = {}, {}
-    for name in whole:
-        mine = own[own["trace"] == name].sort_values("layer")
-        curves[name] = mine["mean"].to_numpy(float)
-        bands[name] = (mine["low"].to_numpy(float), mine["high"].to_numpy(float))
+    depth = max(map(len, own.values()))
+    whole = [name for name in prediction.order if len(own.get(name, ())) == depth][:MOST_LINES]
+    curves = {name: np.array([row["mean"] for row in own[name]]) for name in whole}
+    low, high = ({name: np.array([row[end] for row in own[name]]) for name in whole} for end in ("low", "high"))
+    bands = {name: (low[name], high[name]) for name in whole}
     value = f"{MEASURES[prediction.how.measure]} with {prediction.reference}"
     return layer_curves(curves, bands=bands, value=value, confidence=prediction.how.confidence)
 

@@ -1,4 +1,4 @@
-"""Which way of tracing best predicts a reference: correlations prompt by prompt, paired differences, random rankings."""
+"""Which way of tracing best predicts a reference: correlations by prompt, paired differences, random rankings."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
+from circuits.experiments.tracing.config import intervenes
 from circuits.experiments.tracing.rows import Rows, Traced
 from interp.errors import BadInput
 from interp.stats import Interval, mean_interval, p_value
@@ -87,7 +88,7 @@ class Prediction:
 
     def among(self, *, interventions: bool) -> tuple[str, ...]:
         """The methods, the best first: with those that change the prompt, as the reference does, or without."""
-        return tuple(name for name in self.order if interventions or METHODS[name].needs != "edits")
+        return tuple(name for name in self.order if interventions or not intervenes(name))
 
     @cached_property
     def first_in(self) -> dict[str, float]:
@@ -173,7 +174,7 @@ def predictions_of(
     signed: bool = False,
     cluster: Sequence[str] | None = None,
 ) -> dict[str, Prediction]:
-    """Reference -> how well each method predicts it; with ``signed``, of signed ones by signed ones with their signs."""
+    """Reference -> how well each method predicts it; ``signed``: of signed ones by signed ones, with their signs."""
     chosen = {name: own for name, own in rows.items() if own.signed or not signed}
     rule = replace(how, absolute=False, random_orders=1) if signed else how
     return {

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from circuits.experiments.tracing.config import intervenes
 from circuits.experiments.tracing.predicting import Prediction, Verdict
 from circuits.experiments.wording import between, listed, short
 from interp.numerals import numeral
@@ -58,18 +59,16 @@ def verdict_sentence(verdict: Verdict | None, model: str, measure: str, *, where
 
 def choice_in_words(prediction: Prediction) -> str:
     """How the foremost method was chosen, and among what."""
+    count = len(prediction.among(interventions=False))
     return (
-        "Methods that change the prompt, as the reference does, are shown and take no part in 'best'. The two foremost "
-        f"were chosen on every other prompt and judged on the rest, out of {len(prediction.among(interventions=False))} "
-        "methods."
+        "Methods that take tokens or patches away themselves are shown and take no part in 'best'. The two "
+        f"foremost of {count} methods were chosen on every other prompt and judged on the rest."
     )
 
 
 def interventions_in_words(prediction: Prediction) -> str:
     """How well the methods that change the prompt agree with the reference, as a ceiling."""
-    from interp.tracing import METHODS
-
-    names = [name for name in prediction.order if METHODS[name].needs == "edits"]
+    names = [name for name in prediction.order if intervenes(name)]
     if not names:
         return ""
     said = listed([f"{name} {told(prediction.interval(name))}" for name in names])

@@ -66,7 +66,8 @@ def deletion_curves(
     """The metric while tokens are hidden from all others in decreasing order of each of ``weights``.
 
     Hidden is by attention knockout, so that positions stay; the token at which the answer is read is never hidden. Of
-    equal weights the earlier token goes first.
+    equal weights the earlier token goes first. :func:`interp.removal_curves` sets such curves, and those of insertion,
+    against random orders, and takes tokens and patches away in other ways as well.
 
     Args:
         model: the handle; its attention must be editable.

@@ -165,7 +165,8 @@
       draw();
       hide();
       said.textContent = about(layer, place);
-      if (focus) nodes[layer][place].focus();
+      frame.scrollLeft = x(place) - frame.clientWidth / 2; // a narrow page shows the target first
+      if (focus) nodes[layer][place].focus({ preventScroll: true });
     }
 
     function save() {

@@ -54,7 +54,7 @@ ENTRIES: Mapping[str, TraceMethod] = {
         signed=True,
         targets="answer",
         forwards="one forward per token, many in one batch",
-        options={"change": _CHANGE, "batch_size": _SIZE},
+        options={"change": _CHANGE, "grid": _GRID, "batch_size": _SIZE},
     ),
     "lime": TraceMethod(
         summary="a linear fit of the metric on which tokens are there, over random sets of them",

@@ -25,6 +25,18 @@ ENTRIES: Mapping[str, TraceMethod] = {
         forwards=_ONE,
         options=MappingProxyType({"start": _START}),
     ),
+    "chefer2021a": TraceMethod(
+        summary="positive gradients times the maps' layer-wise relevance, multiplied through the layers",
+        value="share of the target that comes from the source",
+        range=(0.0, 1.0),
+        source="Chefer, Gur and Wolf, 2021 (arXiv 2012.09838)",
+        function=f"{_ROOM}.layerwise:chefer2021a",
+        needs="gradient",
+        layered=True,
+        stochastic=True,
+        forwards="two forwards, two backwards",
+        options=MappingProxyType({"start": _START}),
+    ),
     "gradient-rollout": TraceMethod(
         summary="rollout of the maps weighted by their gradients, heads averaged before negatives go",
         value="share of the target that comes from the source",
@@ -89,6 +101,24 @@ ENTRIES: Mapping[str, TraceMethod] = {
                 "steps": "points on the way; 32",
                 "rule": "gauss-legendre, midpoint, trapezoid, left or right; gauss-legendre",
                 "baseline": "zero vectors, or what enters of pad or mask tokens; zero",
+            }
+        ),
+    ),
+    "class-explanation": TraceMethod(
+        summary="where more attention makes what one block of a ViT writes more like the class",
+        value="slope of the class's log-probability, read from the block's attention output, along the map",
+        range=_ANY,
+        source="Vilas, Schaumlöffel and Roig, 2023",
+        function=f"{_ROOM}.class_maps:class_explanation",
+        needs="gradient",
+        signed=True,
+        layered=True,
+        forwards="four forwards, no backward through the model",
+        options=MappingProxyType(
+            {
+                "layer": "which block, the last by default",
+                "of": "the class: answers, or predicted; answers where there are any",
+                "grid": "(rows, columns, skip) where the patches are not understood",
             }
         ),
     ),

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import BadInput
 from interp.tracing.flow.flow_tensor import Flow, FlowNotes
 from interp.tracing.flow.layered_graph import LayeredGraph
 from interp.tracing.flow.saturation import row_spread, saturated, warn_saturated
-from interp.tracing.flow.settle import settle
+from interp.tracing.flow.settle import Settled, settle
 from interp.tracing.flow.steps import given_steps, square_layers
 from interp.tracing.fusion import Heads
 from interp.tracing.transitions import Missing
@@ -71,37 +71,70 @@ def attention_flow(
     Example:
         >>> first = [[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.2, 0.3, 0.5]]
         >>> second = [[1.0, 0.0, 0.0], [0.25, 0.75, 0.0], [0.6, 0.1, 0.3]]
-        >>> attention_flow([first, second], targets=[-1]).tolist()
-        [[0.45, 0.2, 0.65]]
+        >>> attention_flow([first, second], targets=[-1]).float()
+        tensor([[0.4500, 0.2000, 0.6500]])
     """
     layers = square_layers(patterns)
     length = layers[0].shape[-1]
-    rows, columns = _tokens(targets, length, "targets"), _tokens(sources, length, "sources")
+    rows, columns = chosen_tokens(targets, length, "targets"), chosen_tokens(sources, length, "sources")
     graph = LayeredGraph(given_steps(layers, heads=heads, residual=residual, missing=missing))
     values, notes = flows(graph, rows, columns, normalise=normalise, each_layer=each_layer)
     if notes.saturated:
         warn_saturated(graph.n_layers, stacklevel=2)
-    double = any(layer.dtype == torch.float64 for layer in layers)
-    made = torch.from_numpy(values).to(device=layers[0].device, dtype=torch.float64 if double else torch.float32)
-    return Flow.made(made, notes)
+    return Flow.made(torch.from_numpy(values).to(device=layers[0].device, dtype=flow_dtype(layers)), notes)
 
 
 def flows(
-    graph: LayeredGraph, targets: np.ndarray, sources: np.ndarray, *, normalise: bool, each_layer: bool
+    graph: LayeredGraph,
+    targets: Int[np.ndarray, " target"],
+    sources: Int[np.ndarray, " source"],
+    *,
+    normalise: bool = False,
+    each_layer: bool = False,
 ) -> tuple[Float[np.ndarray, "*layer target source"], FlowNotes]:
-    """The flows of a graph and how they were found; see :func:`attention_flow`. Tokens may be repeated."""
+    """The flows of a graph from its top, or from every level, and how they were found; see :func:`flow_levels`."""
+    tops = range(1, graph.n_layers + 1) if each_layer else [graph.n_layers]
+    values, notes = flow_levels(graph, targets, sources, normalise=normalise, tops=tops)
+    return values if each_layer else values[0], notes
+
+
+def flow_levels(
+    graph: LayeredGraph,
+    targets: Int[np.ndarray, " target"],
+    sources: Int[np.ndarray, " source"],
+    *,
+    normalise: bool = False,
+    tops: Sequence[int],
+) -> tuple[Float[np.ndarray, "top target source"], FlowNotes]:
+    """The flows of a graph from each of some levels, and how they were found; see :func:`attention_flow`.
+
+    Where the flows from every token of a lower level are known, the step above it carries them up: flows added with
+    weights that sum to at most 1 are a flow, so that ``F_(l+1) >= S_(l+1) F_l``.
+
+    Args:
+        graph: the layers.
+        targets, sources: tokens, which may be repeated.
+        normalise: divide rows by their sum.
+        tops: levels, rising.
+    """
     rows, row_places = np.unique(targets, return_inverse=True)
     columns, column_places = np.unique(sources, return_inverse=True)
     settled: Counter[str] = Counter()
-    levels = []
-    for n_layers in range(1, graph.n_layers + 1) if each_layer else [graph.n_layers]:
-        levels.append(settle(graph.below(n_layers), rows, columns))
+    levels: list[Settled] = []
+    reached = 0
+    for top in tops:
+        carried = None
+        if levels and len(rows) == graph.length:
+            carried = levels[-1].values
+            for step in graph.steps[reached:top]:
+                carried = step @ carried
+        levels.append(settle(graph.below(top), rows, columns, carried=carried))
         settled.update(levels[-1].counts)
+        reached = top
     last = levels[-1]
-    spread = row_spread(last.values, graph.reach[np.ix_(rows, columns)])
-    same = saturated(spread, last.bottom, n_layers=graph.n_layers, causal=graph.causal)
-    found = [level.values[np.ix_(row_places, column_places)] for level in levels]
-    values = np.stack(found) if each_layer else found[-1]
+    spread = row_spread(last.values, graph.below(reached).reach[np.ix_(rows, columns)])
+    same = saturated(spread, last.bottom, n_layers=reached, causal=graph.causal)
+    values = np.stack([level.values[np.ix_(row_places, column_places)] for level in levels])
     if normalise:
         sums = values.sum(-1, keepdims=True)
         values = values / np.where(sums > 0, sums, 1)
@@ -109,7 +142,17 @@ def flows(
     return values, notes
 
 
-def _tokens(given: Tokens, length: int, name: str) -> np.ndarray:
+def flow_dtype(layers: Sequence[Tensor]) -> torch.dtype:
+    """float64 where some map is, float32 otherwise."""
+    return torch.float64 if any(layer.dtype == torch.float64 for layer in layers) else torch.float32
+
+
+def chosen_tokens(given: Tokens, length: int, name: str) -> Int[np.ndarray, " token"]:
+    """Tokens as they are counted from the first on, all for None.
+
+    Raises:
+        BadInput: no list of whole numbers, or tokens that are not there.
+    """
     if given is None:
         return np.arange(length)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,23 +63,21 @@ def cut_bounds(
     return CutBounds(values, top, bottom)
 
 
-def crossing_edges(
-    graph: LayeredGraph, pair: Pairs, sides: list[Float[np.ndarray, " node"]], low: int, high: int
-) -> float:
+def crossing_edges(graph: LayeredGraph, pair: Pairs, sides: Sequence[Float[np.ndarray, " node"]]) -> float:
     """The exact value of a cut: the edges from the target's side to the source's.
 
     Args:
         graph: the layers.
         pair: one pair.
-        sides: 1 at nodes ``low .. high - 1`` on the target's side, of levels 1 to L - 1.
-        low, high: the window.
+        sides: 1 at nodes of its window on the target's side, of levels 1 to L - 1.
     """
     target, source = int(pair.targets[0]), int(pair.sources[0])
+    inside = graph.windows(pair)[0]
     steps = graph.steps
-    total = float(steps[-1, target, low:high] @ (1 - sides[-1]))
-    total += float(sides[0] @ steps[0, low:high, source])
+    total = float(steps[-1, target, inside] @ (1 - sides[-1]))
+    total += float(sides[0] @ steps[0, inside, source])
     for level in range(1, len(sides)):
-        total += float(sides[level] @ steps[level, low:high, low:high] @ (1 - sides[level - 1]))
+        total += float(sides[level] @ steps[level][inside][:, inside] @ (1 - sides[level - 1]))
     return total
 
 

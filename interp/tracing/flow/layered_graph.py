@@ -49,6 +49,14 @@ class LayeredGraph:
             return np.ones((len(pairs), self.length), dtype=bool)
         return (nodes >= pairs.sources[:, None]) & (nodes <= pairs.targets[:, None])
 
+    @cached_property
+    def upside_down(self) -> LayeredGraph:
+        """Every edge turned round, sources at the top; token k is called T - 1 - k, so that causal stays causal.
+
+        A flow from i to j is as large as one from T - 1 - j to T - 1 - i here.
+        """
+        return LayeredGraph(np.ascontiguousarray(self.steps[::-1].swapaxes(1, 2)[:, ::-1, ::-1]))
+
     def below(self, n_layers: int) -> LayeredGraph:
         """The graph of the first layers alone."""
         return LayeredGraph(self.steps[:n_layers])
@@ -68,6 +76,10 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def upside_down(self, length: int) -> Pairs:
+        """The pairs in the graph turned upside down."""
+        return Pairs(length - 1 - self.sources, length - 1 - self.targets)
 
     def __getitem__(self, which: slice | np.ndarray) -> Pairs:
         return Pairs(self.targets[which], self.sources[which])

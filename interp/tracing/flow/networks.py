@@ -49,7 +49,7 @@ def whole_windows(graph: LayeredGraph, pairs: Pairs) -> Network:
     """
     scale = whole_scale(graph)
     n_levels = graph.n_layers - 1
-    lows, widths = _windows(graph, pairs)
+    lows, widths = window_bounds(graph, pairs)
     starts = np.concatenate([[1], 1 + np.cumsum(widths * n_levels)])
     sink = int(starts[-1])
     steps = graph.steps
@@ -87,45 +87,46 @@ def strongest_edges(graph: LayeredGraph, per_node: int) -> Int[np.ndarray, "laye
     return np.argpartition(-steps, kept - 1, axis=-1)[..., :kept]
 
 
-def thinned_window(
-    graph: LayeredGraph, pair: Pairs, strongest: Int[np.ndarray, "layer node edge"]
-) -> tuple[Network, int, int]:
-    """One pair's window with the strongest edges of each node, all edges from the target's token and to the source's.
+def thinned_windows(graph: LayeredGraph, pairs: Pairs, strongest: Int[np.ndarray, "layer node edge"]) -> Network:
+    """Windows with the strongest edges of each node, all edges from the target's token and all to the source's.
 
     Args:
         graph: three layers or more.
-        pair: one pair.
+        pairs: whose windows are of one width.
         strongest: see :func:`strongest_edges`.
-
-    Returns:
-        The network, and the first and last-but-one node of the window.
     """
     scale = whole_scale(graph)
     steps, n_levels = graph.steps, graph.n_layers - 1
-    target, source = int(pair.targets[0]), int(pair.sources[0])
-    lows, widths = _windows(graph, pair)
-    low, width = int(lows[0]), int(widths[0])
-    high, sink = low + width, 1 + width * n_levels
-    nodes = np.arange(low, high)
-    tails, heads, data = [np.zeros(width, int)], [1 + np.arange(width)], [steps[-1, target, low:high]]
-    for place in range(n_levels - 1):  # from the top down
-        layer = graph.n_layers - 2 - place
-        to = strongest[layer - 1, low:high]
-        kept = (to >= low) & (to < high) & (to != source)
-        kept[target - low] = False
-        tail = np.concatenate([nodes.repeat(kept.sum(1)), np.full(width, target), nodes[nodes != target]])
-        head = np.concatenate([to[kept], nodes, np.full(width - 1, source)])
-        tails.append(1 + place * width + tail - low)
-        heads.append(1 + (place + 1) * width + head - low)
-        data.append(steps[layer, tail, head])
-    tails.append(1 + (n_levels - 1) * width + np.arange(width))
-    heads.append(np.full(width, sink))
-    data.append(steps[0, low:high, source])
-    capacities = np.rint(np.concatenate(data) * scale).astype(np.int32)
-    tail, head = np.concatenate(tails).astype(np.int32), np.concatenate(heads).astype(np.int32)
-    filled = capacities > 0
-    edges = sparse.coo_array((capacities[filled], (tail[filled], head[filled])), shape=(sink + 1, sink + 1)).tocsr()
-    return Network(edges, sink, scale, widths), low, high
+    lows, widths = window_bounds(graph, pairs)
+    count, width = len(pairs), int(widths[0])
+    starts = 1 + np.arange(count) * width * n_levels
+    sink = 1 + count * width * n_levels
+    nodes = lows[:, None] + np.arange(width)  # pair, node
+    targets, sources = pairs.targets[:, None], pairs.sources[:, None]
+    firsts = starts[:, None] + np.arange(n_levels)[::-1] * width - lows[:, None]  # pair, level 1 and on: of token 0
+    tails, heads, data = [np.zeros(count * width, int)], [firsts[:, -1:] + nodes], [steps[-1][targets, nodes]]
+
+    def add(kept: np.ndarray, level: int, tail: np.ndarray, head: np.ndarray) -> None:
+        pair, *_ = np.nonzero(kept)
+        tail, head = (np.broadcast_to(one, kept.shape)[kept] for one in (tail, head))
+        tails.append(firsts[pair, level] + tail)
+        heads.append(firsts[pair, level - 1] + head)
+        data.append(steps[level, tail, head])
+
+    every = np.ones((count, width), dtype=bool)
+    for level in range(1, n_levels):
+        to = strongest[level - 1][nodes]  # pair, node, edge
+        inside = (to >= lows[:, None, None]) & (to < (lows + width)[:, None, None]) & (to != sources[:, :, None])
+        add(inside & (nodes != targets)[:, :, None], level, nodes[:, :, None], to)
+        add(every, level, targets, nodes)
+        add(nodes != targets, level, nodes, sources)
+    tails.append((firsts[:, :1] + nodes).ravel())
+    heads.append(np.full(count * width, sink))
+    data.append(steps[0][nodes, sources])
+    capacities = np.rint(np.concatenate([part.ravel() for part in data]) * scale).astype(np.int32)
+    tail, head = (np.concatenate([part.ravel() for part in parts]).astype(np.int32) for parts in (tails, heads))
+    edges = sparse.coo_array((capacities, (tail, head)), shape=(sink + 1, sink + 1)).tocsr()
+    return Network(edges, sink, scale, widths)
 
 
 def cut_sides(network: Network, flow: sparse.csr_array, n_levels: int) -> list[Float[np.ndarray, " node"]]:
@@ -137,7 +138,8 @@ def cut_sides(network: Network, flow: sparse.csr_array, n_levels: int) -> list[F
     return list(reached[1:-1].reshape(n_levels, -1)[::-1])
 
 
-def _windows(graph: LayeredGraph, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+def window_bounds(graph: LayeredGraph, pairs: Pairs) -> tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " pair"]]:
+    """The first node of each pair's window, and how many it has."""
     if graph.causal:
         return pairs.sources, pairs.targets - pairs.sources + 1
     return np.zeros(len(pairs), dtype=int), np.full(len(pairs), graph.length)

@@ -16,6 +16,8 @@ from interp.tracing.given_maps import given_layers
 from interp.tracing.rollout import shares_of
 from interp.tracing.transitions import Missing, check_options, check_rows, transition_rows
 
+ENTRIES = 2**20  # of maps that are made into steps at once
+
 
 def square_layers(patterns: Any) -> list[Float[Tensor, "head query key"]]:
     """The self-attention maps of each layer.
@@ -54,12 +56,16 @@ def given_steps(
     fusion = fusion_of(heads, [len(layer) for layer in layers])
     shares = shares_of(0.0 if residual is None else residual, len(layers), length)
     rows = torch.arange(length)[None]
+    alike = fusion.weights is None and len({layer.shape for layer in layers}) == 1
+    at_once = max(1, ENTRIES // layers[0].numel()) if alike else 1
     made = np.empty((len(layers), length, length))
-    for index, layer in enumerate(layers):
-        maps = layer.cpu().double()
-        check_rows(maps, f"patterns[{index}]", missing=missing)
+    for start in range(0, len(layers), at_once):
+        some = slice(start, start + at_once)
+        maps = torch.stack([layer.cpu() for layer in layers[some]]).double()
+        check_rows(maps, f"patterns[{start}]" if at_once == 1 else "patterns", missing=missing)
+        share = torch.stack([torch.as_tensor(one, dtype=maps.dtype).reshape(-1) for one in shares[some]])
         step = transition_rows(
-            maps[None], rows, fusion=fusion, index=index, residual=shares[index], missing=missing
-        ).dense(length)
-        made[index] = step[0].numpy()
+            maps, rows.expand(len(maps), -1), fusion=fusion, index=start, residual=share, missing=missing
+        )
+        made[some] = step.dense(length).numpy()
     return made

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Float
 
 from interp.tracing.ask import TraceAsk, Traced
 from interp.tracing.descent import Tower
-from interp.tracing.flow.attention_flow import flows
+from interp.tracing.flow.attention_flow import flow_levels
 from interp.tracing.flow.flow_tensor import FlowNotes
 from interp.tracing.flow.layered_graph import LayeredGraph
 from interp.tracing.flow.saturation import warn_saturated
 from interp.tracing.fusion import Heads
 from interp.tracing.held_stages import held_tower
-from interp.tracing.stages import Rows, Stage
+from interp.tracing.stages import Stage
 from interp.tracing.transitions import Missing
 
 
@@ -64,26 +61,19 @@ def trace_flow(
         nodes = np.nonzero(real)[0]
         graph = LayeredGraph(np.stack([step[prompt][np.ix_(nodes, nodes)] for step in steps]))
         targets = ask.targets[prompt].cpu().numpy() + tower.n_encoder
-        found, about = _prompt(graph, nodes, targets, tops if ask.each_layer else tops[-1:], normalise)
+        found, about = flow_levels(
+            graph,
+            np.searchsorted(nodes, targets),
+            np.arange(len(nodes)),
+            normalise=normalise,
+            tops=tops if ask.each_layer else tops[-1:],
+        )
         values[:, prompt, :, nodes] = torch.from_numpy(found)
         notes.append(about)
     if any(note.saturated for note in notes):
         warn_saturated(len(tower.layers), stacklevel=3)
     metadata = {**made.metadata, "normalise": normalise, **_said(notes)}
     return Traced(values[-1], values if ask.each_layer else None, made.source_stacks, metadata)
-
-
-def _prompt(
-    graph: LayeredGraph, nodes: Int[np.ndarray, " node"], targets: np.ndarray, tops: list[int], normalise: bool
-) -> tuple[Float[np.ndarray, "layer target node"], FlowNotes]:
-    """One prompt's flows at each top, and how those at the last were found."""
-    places = np.searchsorted(nodes, targets)
-    everything = np.arange(len(nodes))
-    levels = [flows(graph.below(top), places, everything, normalise=normalise, each_layer=False) for top in tops]
-    counts: Counter[str] = Counter()
-    for _, about in levels:
-        counts.update(about.settled)
-    return np.stack([found for found, _ in levels]), replace(levels[-1][1], settled=dict(counts))
 
 
 def _steps(tower: Tower) -> tuple[list[Float[np.ndarray, "batch node node"]], list[int]]:
@@ -106,12 +96,8 @@ def _steps(tower: Tower) -> tuple[list[Float[np.ndarray, "batch node node"]], li
 
 
 def _dense(stage: Stage) -> Float[np.ndarray, "batch query key"]:
-    def read(columns: Int[Tensor, " row"]) -> Iterator[Rows]:
-        for pattern, rows in stage.read(columns):
-            yield pattern.cpu().double(), rows.cpu()
-
-    parts = replace(stage, read=read).transitions(torch.arange(stage.shape[2]))
-    return torch.cat([part.dense(stage.shape[3]) for part in parts], dim=1).numpy()
+    parts = stage.transitions(torch.arange(stage.shape[2]))
+    return torch.cat([part.dense(stage.shape[3]).cpu().double() for part in parts], dim=1).numpy()
 
 
 def _placed(step: np.ndarray, row: int, column: int, width: int) -> np.ndarray:
@@ -124,15 +110,11 @@ def _placed(step: np.ndarray, row: int, column: int, width: int) -> np.ndarray:
 
 def _crossed(stage: Stage, n_encoder: int, width: int) -> np.ndarray:
     """Cross-attention as a step: a decoder's token leads to the encoder's and to itself."""
-    made: np.ndarray | None = None
-    for pattern, rows in stage.read(torch.arange(stage.shape[2])):
-        step = stage.step(pattern.cpu().double(), rows.cpu())
-        if made is None:
-            made = np.broadcast_to(np.eye(width), (len(pattern), width, width)).copy()
-        lines = n_encoder + rows[0].cpu().numpy()
-        made[:, lines, : step.fused.shape[-1]] = (step.fused * step.attention.unsqueeze(-1)).numpy()
-        made[:, lines, lines] = step.own.numpy()
-    assert made is not None
+    made = np.broadcast_to(np.eye(width), (stage.shape[0], width, width)).copy()
+    for part in stage.transitions(torch.arange(stage.shape[2])):
+        lines = n_encoder + part.rows[0].cpu().numpy()
+        made[:, lines, : part.fused.shape[-1]] = (part.fused * part.attention.unsqueeze(-1)).cpu().double().numpy()
+        made[:, lines, lines] = part.own.cpu().double().numpy()
     return made
 
 

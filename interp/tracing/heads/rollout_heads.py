@@ -139,8 +139,9 @@ def _by_sharing(stage: Stage, bundle: Tensor, count: int) -> tuple[_Pair, _Pair]
     new_keys = bundle.new_zeros(batch, count, heads, width)
     new_own = bundle.new_zeros(batch, count, heads, bundle.shape[2])
     columns = (bundle != 0).flatten(0, 1).any(0).nonzero()[:, 0]
-    for pattern, rows in stage.read(columns) if len(columns) else ():
-        block = stage.step(pattern, rows)
+    for some in stage.read(columns) if len(columns) else ():
+        pattern, rows, _ = some
+        block = stage.step(some)
         n_keys = pattern.shape[-1]
         part = bundle.gather(-1, rows.unsqueeze(1).expand(-1, n_vectors, -1))
         attended[..., :n_keys] += block.attended(part)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ from interp.model.run import Metric, run
 from interp.model.sweep import logits_for, metric_values, needs_own_baseline, out_of_memory, tokens_at_once
 
 # prompts, and for each the sources that go -> (which of them, the changed prompts), as many parts as are needed
-Change = Callable[[Batch, Tensor], Iterable[tuple[Tensor, Batch]]]
+Change = Callable[[Batch, Tensor], Generator[tuple[Tensor, Batch], None, None]]
 _LOGITS = 2**27  # numbers in the logits of one forward
 
 
@@ -28,7 +29,7 @@ class ChangedPrompts:
     Attributes:
         model: the handle.
         batch: the prompts.
-        metric: a number per prompt.
+        metric: a number per prompt, or several.
         change: makes changed prompts.
         width: positions of one prompt, by which the size of a forward is chosen.
         batch_size: prompts in one forward; chosen by their size for None, and halved where memory does not suffice.
@@ -46,14 +47,16 @@ class ChangedPrompts:
 
     def values(
         self, members: Bool[Tensor, "variant batch source"]
-    ) -> tuple[Float[Tensor, "variant batch"], Float[Tensor, "variant batch"]]:
+    ) -> tuple[Float[Tensor, "variant batch *k"], Float[Tensor, "variant batch *k"]]:
         """``[variant, batch]`` the metric without the sources at ``members``, and of the whole prompts.
+
+        (``[variant, batch, k]`` for a metric of several numbers per prompt.)
 
         A prompt of which a variant takes nothing is not run again. In half precision, whose rounding depends on the
         rows beside a row, whole prompts run in batches of the same make.
         """
         whole = self._whole().cpu()
-        values, unedited = (whole.expand(len(members), -1).clone() for _ in range(2))
+        values, unedited = (whole.expand(len(members), *whole.shape).clone() for _ in range(2))
         jobs = members.any(-1).nonzero().cpu()  # [job, (variant, prompt)]
         if not _divisible(self.batch):
             for variant in jobs[:, 0].unique().tolist():
@@ -89,11 +92,12 @@ class ChangedPrompts:
     def _changed(self, prompts: Tensor, members: Tensor) -> Tensor:
         batch = self.batch if len(prompts) == len(self.batch) and _in_order(prompts) else self.batch.select(prompts)
         found: Tensor | None = None
-        for rows, changed in self.change(batch, members):
-            values = self._run(changed)
-            if found is None:
-                found = values.new_full((len(prompts),), torch.nan)
-            found[rows] = values
+        with closing(self.change(batch, members)) as parts:  # a change may hold hooks while its prompts run
+            for rows, changed in parts:
+                values = self._run(changed)
+                if found is None:
+                    found = values.new_full((len(prompts), *values.shape[1:]), torch.nan)
+                found[rows] = values
         assert found is not None
         return found
 

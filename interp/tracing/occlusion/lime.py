@@ -58,15 +58,15 @@ def lime(
         wrong = isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number)
         if wrong or number < 0 or (name == "width" and number == 0):
             raise BadInput(f"{ask.method}: {name}={number!r}; expected a number {lowest}.")
-    about = explained(ask.model, ask.batch, ask.metric)
-    gone = absence(ask, about, by, replacement=replacement, fill=fill, grid=grid, batch_size=batch_size)
+    gone = absence(ask, by, replacement=replacement, fill=fill, grid=grid, batch_size=batch_size)
     free = gone.free.cpu()
     kept = presence_draws(free, ask.batch.content_keys.tolist(), samples, ask.seed)
     kept[-1] = free
     if by == "remove":
         _keep_one(kept, free)
+    about = explained(ask.model, ask.batch, ask.metric)
     step = max(1, _AT_ONCE // max(1, free.numel()))
-    parts = [gone.values((free & ~some).to(ask.model.device))[0] for some in kept.split(step)]
+    parts = [gone.values(about, (free & ~some).to(ask.model.device))[0] for some in kept.split(step)]
     found = torch.cat(parts)
     values, errors = (torch.full(free.shape, torch.nan, dtype=torch.float64) for _ in range(2))
     explained_share = []

@@ -33,12 +33,19 @@ class PatchPixels:
         grid: the patches.
         height, width: pixels of one patch.
         fill: what is put in: a name of ``FILLS``, or a number.
+        keyword: the input that holds the images.
     """
 
     grid: PatchGrid
     height: int
     width: int
     fill: Fill
+    keyword: str = "pixel_values"
+
+    @property
+    def size(self) -> int:
+        """Patches in all."""
+        return self.grid.size
 
     def covered(
         self, pixels: Float[Tensor, "batch channel row column"], cells: Bool[Tensor, "batch cell"]

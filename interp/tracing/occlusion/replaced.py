@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from interp.model.inputs import input_embeddings
 from interp.names import unknown
 from interp.scores.grids.grid import Given, PatchGrid, patch_grid
 from interp.tracing.ask import TraceAsk
+from interp.tracing.occlusion.frames import SoundFrames, sound_frames
 from interp.tracing.occlusion.pixels import Fill, PatchPixels, check_fill, patch_pixels
 
 _NAMED = ("mask", "unk", "pad")
@@ -32,8 +33,8 @@ class Replaced:
         keyword: the input that holds the stack's token ids, None where it has none.
         own: whether those are the ids of the default stack.
         token: the id that is put in.
-        patches: how patches are covered, None without images.
-        cells: ``[batch, source]`` the patch that each source is, -1 where it is none.
+        patches: how patches (or frames of a sound) are covered, None without images.
+        cells: ``[batch, source]`` the patch (or frame) that each source is, -1 where it is none.
         possible: ``[batch, source]`` what can be replaced at all.
         about: what a reader should know.
     """
@@ -41,12 +42,12 @@ class Replaced:
     keyword: str | None
     own: bool
     token: int | None
-    patches: PatchPixels | None
+    patches: PatchPixels | SoundFrames | None
     cells: Int[Tensor, "batch source"] | None
     possible: Bool[Tensor, "batch source"]
     about: dict[str, Any]
 
-    def change(self, batch: Batch, members: Tensor) -> Iterator[tuple[Tensor, Batch]]:
+    def change(self, batch: Batch, members: Tensor) -> Generator[tuple[Tensor, Batch], None, None]:
         """``batch`` with the sources at ``members`` replaced."""
         inputs, ids = dict(batch.inputs), batch.ids
         cells = self.cells
@@ -60,7 +61,8 @@ class Replaced:
             ids = inputs[self.keyword] if self.own else ids
         if self.patches is not None and cells is not None:
             own = cells if len(cells) == 1 else _cells_of(batch, self, cells)
-            inputs["pixel_values"] = self.patches.covered(inputs["pixel_values"], _covered(own, members, self.patches))
+            name = self.patches.keyword
+            inputs[name] = self.patches.covered(inputs[name], _covered(own, members, self.patches.size))
         yield torch.arange(len(batch)), replace(batch, inputs=inputs, ids=ids)
 
 
@@ -71,9 +73,9 @@ def _cells_of(batch: Batch, how: Replaced, cells: Tensor) -> Tensor:
     return torch.where(images, images.cumsum(-1) - 1, -1)
 
 
-def _covered(cells: Tensor, members: Tensor, patches: PatchPixels) -> Bool[Tensor, "batch cell"]:
+def _covered(cells: Tensor, members: Tensor, size: int) -> Bool[Tensor, "batch cell"]:
     """``[batch, cell]`` True at the patches of the sources at ``members``."""
-    made = torch.zeros(len(members), patches.grid.size, dtype=torch.bool, device=members.device)
+    made = torch.zeros(len(members), size, dtype=torch.bool, device=members.device)
     row, source = (members & (cells.to(members.device) >= 0)).nonzero(as_tuple=True)
     own = cells.to(members.device).expand(len(members), -1)
     made[row, own[row, source]] = True
@@ -96,6 +98,11 @@ def replaced(ask: TraceAsk, replacement: Replacement, fill: Fill, grid: Given | 
     """
     check_fill(ask.method, fill)
     mask = ask.key_mask
+    if mask is None and not ask.stack.name.startswith("vision"):
+        frames = sound_frames(ask.model, ask.batch, fill, name=ask.method)
+        cells = torch.arange(frames.size, device=ask.model.device)[None]
+        about = {"fill": str(fill), "image_token_ids": []}
+        return Replaced(None, False, None, frames, cells, (cells >= 0).expand(len(ask.batch), -1), about)
     if mask is None:
         found = patch_grid(ask.model, ask.batch, ask.stack.name, grid=grid, name=ask.method)
         cells = found.cells.to(ask.model.device)[None]

@@ -9,7 +9,6 @@ import torch
 
 from interp.errors import BadInput
 from interp.names import lookup
-from interp.scores.audits.references import one_by_one
 from interp.scores.grids.grid import Given
 from interp.tracing.ask import TraceAsk, Traced
 from interp.tracing.occlusion.absence import Absence, absence
@@ -22,6 +21,8 @@ CHANGES: Mapping[str, str] = {
     "absolute": "|m(whole) - m(without)|",
     "sva": "|(p_right - p_wrong of the whole) - (p_right - p_wrong without)| (Abnar and Zuidema, 2020)",
 }
+
+_AT_ONCE = 1 << 26  # entries of the sets of sources that are made at once
 
 
 def blank_out(
@@ -51,11 +52,11 @@ def blank_out(
     Raises:
         BadInput: no token to put in, or prompts without ids and images.
     """
-    about = _explained(ask, change)
+    _check_change(ask, change)
     gone = absence(
-        ask, about, "replace", replacement=replacement, fill=fill, grid=grid, keep_read=False, batch_size=batch_size
+        ask, "replace", replacement=replacement, fill=fill, grid=grid, keep_read=False, batch_size=batch_size
     )
-    return _one_at_a_time(about, gone, change)
+    return _one_at_a_time(ask, gone, change)
 
 
 def occlusion(
@@ -76,32 +77,43 @@ def occlusion(
     Raises:
         Unsupported: attention that cannot be edited.
     """
-    about = _explained(ask, change)
-    return _one_at_a_time(about, absence(ask, about, "hide", grid=grid, batch_size=batch_size), change)
+    _check_change(ask, change)
+    return _one_at_a_time(ask, absence(ask, "hide", grid=grid, batch_size=batch_size), change)
 
 
-def leave_one_out(ask: TraceAsk, change: str = "signed", batch_size: int | None = None) -> Traced:
+def leave_one_out(
+    ask: TraceAsk, change: str = "signed", grid: Given | None = None, batch_size: int | None = None
+) -> Traced:
     """How much the metric falls where a token is taken out and the prompt closes up, one at a time.
 
     ``v_j = m(x) - m(x_1 .. x_{j-1} x_{j+1} .. x_n)`` (Li, Monroe and Jurafsky, 2016). Positive: the token speaks for
-    the answer. The token at which the answer is read and image tokens, which cannot go alone, have no number.
+    the answer. The token at which the answer is read and image tokens of a text, which cannot go alone, have no number.
+    Of an image classifier a patch is taken out before the first block, and the others keep their position embeddings.
 
     Args:
         ask: what is traced.
         change: as in :func:`blank_out`.
+        grid: ``(rows, columns, skip)`` of the patches where it is not known.
         batch_size: prompts in one forward.
 
     Raises:
-        Unsupported: images, and the decoder of an encoder-decoder.
+        Unsupported: the decoder of an encoder-decoder, the tower of a vision-language model, and image classifiers
+            whose attention knows where a patch is.
     """
-    about = _explained(ask, change)
-    return _one_at_a_time(about, absence(ask, about, "remove", batch_size=batch_size), change)
+    _check_change(ask, change)
+    return _one_at_a_time(ask, absence(ask, "remove", grid=grid, batch_size=batch_size), change)
 
 
-def _explained(ask: TraceAsk, change: str) -> Explained:
+def _check_change(ask: TraceAsk, change: str) -> None:
+    """Refuse a change that these prompts do not have.
+
+    Raises:
+        UnknownName: another change.
+        BadInput: the protocol's own, without a right and a wrong answer or with another metric.
+    """
     lookup(change, CHANGES, "change (change=)")
     if change != "sva":
-        return explained(ask.model, ask.batch, ask.metric)
+        return
     if ask.metric is not None:
         raise BadInput(f"{ask.method}: change='sva' has its own metric, p(right) - p(wrong); leave metric= out.")
     answers = ask.batch.answers
@@ -110,14 +122,16 @@ def _explained(ask: TraceAsk, change: str) -> Explained:
             f"{ask.method}: change='sva' compares a right and a wrong answer; give encode(..., answers=[(right, "
             "wrong), ...])."
         )
-    return explained(ask.model, ask.batch, probability_gap)
 
 
-def _one_at_a_time(about: Explained, gone: Absence, change: str) -> Traced:
-    members = one_by_one(gone.free, None)
+def _one_at_a_time(ask: TraceAsk, gone: Absence, change: str) -> Traced:
+    about = explained(ask.model, ask.batch, probability_gap if change == "sva" else ask.metric)
     values = torch.full(gone.free.shape, torch.nan, dtype=torch.float64)
-    if members:
-        without, whole = gone.values(torch.stack(members))
+    number = torch.where(gone.free, gone.free.cumsum(-1) - 1, -1)  # of each source among those that may go
+    step = max(1, _AT_ONCE // max(1, number.numel()))
+    for first in range(0, int(number.max()) + 1, step):
+        members = [number == n for n in range(first, min(first + step, int(number.max()) + 1))]
+        without, whole = gone.values(about, torch.stack(members))
         effects = whole - without
         for member, effect in zip(members, effects if change == "signed" else effects.abs(), strict=True):
             values = torch.where(member.cpu(), effect[:, None], values)

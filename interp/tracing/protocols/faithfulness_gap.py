@@ -16,13 +16,12 @@ from torch import Tensor
 from interp.errors import BadInput
 from interp.model.batch import Batch
 from interp.model.handle import Model
-from interp.model.run import Metric, run
-from interp.model.sweep import logits_for, metric_values
+from interp.model.run import Metric
 from interp.numerals import numeral
 from interp.scores.audits.deletion import foremost
 from interp.scores.grids.grid import Given
 from interp.stats import FEWEST_SETS, Interval, mean_interval, p_value
-from interp.tracing.occlusion.explained import Explained, explained
+from interp.tracing.occlusion.explained import explained
 from interp.tracing.protocols.masked_forward import Layers, masked_forward, masking
 from interp.tracing.protocols.patch_columns import patch_columns
 from interp.tracing.protocols.removal_curves import random_orders
@@ -115,7 +114,8 @@ def faithfulness_gap(
         seed: of the random sets.
         progress: called with the number of forwards just finished.
 
-    A gap of 0 says that what was kept suffices for the answer. Whether the masked model really cannot see the rest is
+    Of tokens, the one at which the answer is read is always kept, but where a mask says otherwise. A gap of 0 says that
+    what was kept suffices for the answer. Whether the masked model really cannot see the rest is
     what :func:`interp.pixel_test` tells.
 
     Raises:
@@ -142,26 +142,24 @@ def faithfulness_gap(
     how: dict[str, Any] = {"layers": layers, "drop": drop, "soft": soft, "stack": stack, "grid": grid}
     keeps = {name: _keep(model, batch, name, one, share, columns, how) for name, one in named.items()}
     about = explained(model, batch, metric)
-    whole = _of(about, run(model, about.batch, logits=logits_for(about.metric, model)).logits)
 
     def told(values: Tensor) -> np.ndarray:
         if progress is not None:
             progress(1)
         return values.double().cpu().numpy()
 
+    everything = torch.ones_like(next(iter(keeps.values())))  # the whole prompts, through the same kernels
+    whole = told(masked_forward(model, about.batch, everything, **how).metric(about.metric))
+    free = _free(model, batch, everything, stack)
     changes, randoms = {}, {}
     for name, keep in keeps.items():
-        made = [keep, *_random_sets(keep, batch, draws, seed)]
+        made = [keep, *_random_sets(keep, free, batch, draws, seed)]
         found = [told(masked_forward(model, about.batch, one, **how).metric(about.metric)) - whole for one in made]
         changes[name] = found[0]
         randoms[name] = np.abs(np.array(found[1:])).reshape(draws, len(batch))
     gaps = {name: np.abs(change) for name, change in changes.items()}
     said = {"how": "drop" if drop else "soft" if soft else "hard", "metric": about.said, "share": share, "seed": seed}
     return FaithfulnessGap(gaps, changes, randoms, whole, said)
-
-
-def _of(about: Explained, logits: Tensor | None) -> np.ndarray:
-    return metric_values(about.metric, logits, about.batch).double().cpu().numpy()
 
 
 def _keep(
@@ -174,11 +172,17 @@ def _keep(
     how: Mapping[str, Any],
 ) -> Tensor:
     """The mask of an explanation, checked."""
-    numbers = torch.from_numpy(given.values[:, -1]) if isinstance(given, Trace) else given
+    place = model.stack(how["stack"])
+    if isinstance(given, Trace) and given.stack != place.name:
+        raise BadInput(
+            f"faithfulness_gap: {name!r} is a trace of stack {given.stack!r}, and stack {place.name!r} is masked; give "
+            f"stack={given.stack!r}."
+        )
+    numbers = torch.from_numpy(given.values[:, -1]) if isinstance(given, Trace) else given.cpu()
     if isinstance(given, Tensor) and (given.dtype == torch.bool or how["soft"]):
         return masking(model, batch, given, **how).keep.cpu()
     everything = columns
-    if isinstance(given, Trace) and everything is None and model.stack(how["stack"]).name.startswith("vision"):
+    if isinstance(given, Trace) and everything is None and place.name.startswith("vision"):
         everything = patch_columns(model, batch, how["stack"], grid=how["grid"])
     if everything is not None:
         numbers = numbers.gather(1, everything.cpu())
@@ -187,17 +191,32 @@ def _keep(
             f"faithfulness_gap: {name!r} is a trace or numbers, of which the foremost share is kept, and share="
             f"{share!r}; give a share above 0, up to 1, or a mask."
         )
-    real = batch.key_mask(model.stack(how["stack"]).name)
-    free = torch.ones(numbers.shape, dtype=torch.bool) if real is None else real.cpu()
-    if numbers.shape != free.shape:
+    real = batch.key_mask(place.name)
+    expected = numbers.shape if real is None else real.shape
+    if numbers.shape != expected:
         raise BadInput(
-            f"faithfulness_gap: {name!r} came as {list(numbers.shape)}; expected {list(free.shape)} [batch, source]."
+            f"faithfulness_gap: {name!r} came as {list(numbers.shape)}; expected {list(expected)} [batch, source]."
         )
-    return masking(model, batch, foremost(numbers, free, share), **how).keep.cpu()
+    free = _free(model, batch, numbers, how["stack"])
+    return masking(model, batch, foremost(numbers, free, share) | ~free, **how).keep.cpu()
 
 
-def _random_sets(keep: Tensor, batch: Batch, draws: int, seed: int) -> list[Bool[Tensor, "batch source"]]:
-    """The same mask with its entries in another order, prompt by prompt."""
-    everything = torch.ones(keep.shape, dtype=torch.bool)
-    orders = random_orders(everything, batch.content_keys.tolist(), draws, seed)
-    return [keep.gather(1, order.long()) for order in orders]
+def _free(model: Model, batch: Batch, like: Tensor, stack: str | None) -> Bool[Tensor, "batch source"]:
+    """Sources that may be hidden: not padding, nor the token at which the answer is read."""
+    place = model.stack(stack)
+    real = batch.key_mask(place.name)
+    if real is None:
+        return torch.ones(like.shape, dtype=torch.bool)
+    return real.cpu() if place.cross else real.scatter(1, batch.read_at[:, None], False).cpu()
+
+
+def _random_sets(keep: Tensor, free: Bool[Tensor, "batch source"], batch: Batch, draws: int, seed: int) -> list[Tensor]:
+    """The same mask with the entries of free sources in another order, prompt by prompt."""
+    made = []
+    for order in random_orders(free, batch.content_keys.tolist(), draws, seed):
+        other = keep.clone()
+        for row, here in enumerate(free):
+            places = here.nonzero().flatten()
+            other[row, places] = keep[row, places[order[row, places].long()]]
+        made.append(other)
+    return made

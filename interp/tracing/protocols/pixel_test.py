@@ -15,6 +15,8 @@ from interp.numerals import numeral
 from interp.scores.grids.grid import Given
 from interp.tracing.protocols.masked_forward import Layers, masked_forward, masking, pixels_replaced
 
+_BY_TOKEN = 3  # axes of logits at every token
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PixelTest:
@@ -61,7 +63,8 @@ def pixel_test(
     """How far the logits of a masked forward move when the pixels of the patches not kept are overwritten by noise.
 
     Zero, to the bit, where the mask holds in every layer: the answer cannot depend on what is hidden. Masking from a
-    layer above the first fails: patches have mixed below.
+    layer above the first fails: patches have mixed below. Of a vision-language model the logits at the hidden image
+    tokens themselves do not count.
 
     Args:
         model: the handle.
@@ -90,6 +93,9 @@ def pixel_test(
         for one in (batch, other)
     ]
     change = (found[0].logits.double() - found[1].logits.double()).abs()
+    if mask.tokens is not None and change.ndim == _BY_TOKEN:
+        hidden = mask.spread(mask.tokens, batch.width) == 0  # what a hidden token says of itself is its own
+        change = change.masked_fill(hidden.to(change.device)[:, :, None], 0.0)
     leakage = change.reshape(len(batch), -1).amax(-1).cpu().numpy()
     return PixelTest(np.asarray(leakage), found[0].how)
 

@@ -24,7 +24,7 @@ from interp.scores.grids.grid import Given
 from interp.stats import FEWEST_SETS, mean_interval, p_value
 from interp.tracing.ask import TraceAsk
 from interp.tracing.occlusion.absence import Absence, absence
-from interp.tracing.occlusion.explained import explained
+from interp.tracing.occlusion.explained import Explained, explained
 from interp.tracing.occlusion.pixels import Fill
 from interp.tracing.occlusion.replaced import Replacement
 from interp.tracing.result import Trace
@@ -210,16 +210,16 @@ def removal_curves(
     known = ask.key_mask
     if known is not None:
         _check_shapes(given, known)
-    about = explained(model, batch, metric)
-    gone = absence(ask, about, by, replacement=replacement, fill=fill, grid=grid, batch_size=batch_size)
+    gone = absence(ask, by, replacement=replacement, fill=fill, grid=grid, batch_size=batch_size)
     _check_shapes(given, gone.free)
+    about = explained(model, batch, metric)
     orders = [one.to(gone.free.device) for one in given.values()]
     orders += random_orders(gone.free, batch.content_keys.tolist(), draws, seed)
     firsts = torch.stack([foremost(order, gone.free, share) for order in orders for share in chosen])
     values, randoms = {}, {}
     for direction in directions:
         members = firsts if direction == "deletion" else gone.free & ~firsts
-        found = _distinct(gone, members).view(len(orders), len(chosen), len(batch)).transpose(1, 2).numpy()
+        found = _distinct(gone, about, members).view(len(orders), len(chosen), len(batch)).transpose(1, 2).numpy()
         values[direction] = dict(zip(given, found, strict=False))
         randoms[direction] = found[len(given) :]
     told = {"by": by, "metric": about.said, "draws": draws, "seed": seed, **gone.about}
@@ -241,10 +241,12 @@ def random_orders(
     return made
 
 
-def _distinct(gone: Absence, members: Bool[Tensor, "variant batch source"]) -> Float[Tensor, "variant batch"]:
+def _distinct(
+    gone: Absence, about: Explained, members: Bool[Tensor, "variant batch source"]
+) -> Float[Tensor, "variant batch"]:
     """The metric without ``members``; sets that come several times (nothing, everything) are run once."""
-    different, place = torch.unique(members, dim=0, return_inverse=True)
-    return gone.values(different)[0][place.cpu()]
+    different, place = torch.unique(members.cpu(), dim=0, return_inverse=True)
+    return gone.values(about, different.to(members.device))[0][place]
 
 
 def _numbers(name: str, given: Trace | Tensor, stack: str) -> Tensor:

@@ -15,12 +15,11 @@ def answer_logit(logits: Tensor, batch: Batch) -> Float[Tensor, " batch"]:
     """``[batch]`` logit of the right answer; of what the model itself says where prompts have no answers.
 
     Example:
-        >>> from types import SimpleNamespace
-        >>> prompt = SimpleNamespace(answers=torch.tensor([[1]]))
-        >>> answer_logit(torch.tensor([[3.0, 1.0]]), prompt), answer_logit(
-        ...     torch.tensor([[3.0, 1.0]]), SimpleNamespace(answers=None)
-        ... )
-        (tensor([1.]), tensor([3.]))
+        >>> import interp, torch
+        >>> model = interp.load("handmade")
+        >>> batch = interp.encode(model, torch.tensor([[0, 3, 4, 3]]), answers=[(4, 5)])
+        >>> answer_logit(interp.run(model, batch).logits, batch).round(decimals=3)
+        tensor([10.])
     """
     at_answer = answer_logits(logits, batch)
     if batch.answers is None:

@@ -32,16 +32,17 @@ def crossed(ask: TraceAsk, metric: Metric, start: int) -> Traced:
     """What decoder tokens owe to the encoder's tokens and to the decoder's, in this order of columns.
 
     Args:
-        ask: what is traced, of a cross-attention stack.
+        ask: what is traced, of a decoder or of its cross-attention.
         metric: what is explained.
         start: the first layer that counts, of encoder and decoder.
 
     Raises:
         Unsupported: a decoder whose self-attention or encoder is not among the stacks.
     """
-    own = _partner(ask)
+    own, cross = _stacks(ask)
     encoder = "encoder" if "encoder" in ask.model.stacks else None
-    slopes = map_slopes(ask, metric, [ask.stack.name, own, *([encoder] if encoder else [])])
+    others = [name for name in (own, cross, encoder) if name and name != ask.stack.name]
+    slopes = map_slopes(ask, metric, [ask.stack.name, *others])
 
     def steps(name: str) -> Steps:
         rule = RULES["chefer2021b"]
@@ -54,13 +55,13 @@ def crossed(ask: TraceAsk, metric: Metric, start: int) -> Traced:
 
     decoding = list(range(start, len(ask.model.stack(own).blocks)))
     targets = ask.targets.to(slopes.metric.device)
-    height, width = slopes.held.shape(ask.layers[0], ask.stack.name)[2:]
+    height, width = slopes.held.shape(slopes.held.layers(cross)[0], cross)[2:]
     found: list[Tensor] = []
     wanted = range(1, len(decoding) + 1) if ask.each_layer else [len(decoding)]
     encode = _encoded(slopes, steps(encoder), slopes.held.layers(encoder)[start:], width) if encoder else None
     for count in wanted:
         rows, at_keys = _decoder_rows(
-            ask, slopes, steps(own), steps(ask.stack.name), decoding[:count], unit_rows(targets, height), width
+            slopes, (own, cross), (steps(own), steps(cross)), decoding[:count], unit_rows(targets, height), width
         )
         found.append(torch.cat([at_keys if encode is None else encode(at_keys), rows], dim=-1))
     layers = torch.stack(_padded_front(found, start, targets, width, height)) if ask.each_layer else None
@@ -68,29 +69,35 @@ def crossed(ask: TraceAsk, metric: Metric, start: int) -> Traced:
     return Traced(found[-1], layers, source_stacks=(("encoder", width), (own, height)), metadata=about)
 
 
-def _partner(ask: TraceAsk) -> str:
-    """The stack of the self-attentions in the blocks of a cross-attention stack."""
-    for name, stack in ask.model.stacks.items():
-        if not stack.cross and stack.blocks[0] is ask.stack.blocks[0]:
-            return name
-    raise Unsupported(f"{ask.method}: the self-attention beside stack {ask.stack.name!r} was not found.")
+def has_cross(ask: TraceAsk) -> bool:
+    """Whether the tokens traced are a decoder's, with cross-attention in its blocks."""
+    return any(stack.cross and stack.blocks[0] is ask.stack.blocks[0] for stack in ask.model.stacks.values())
+
+
+def _stacks(ask: TraceAsk) -> tuple[str, str]:
+    """The stacks of the self-attentions and the cross-attentions in the decoder's blocks."""
+    same = [(name, stack) for name, stack in ask.model.stacks.items() if stack.blocks[0] is ask.stack.blocks[0]]
+    own, cross = ([name for name, stack in same if stack.cross == wanted] for wanted in (False, True))
+    if not own or not cross:
+        raise Unsupported(f"{ask.method}: the self-attention beside stack {ask.stack.name!r} was not found.")
+    return own[0], cross[0]
 
 
 def _decoder_rows(
-    ask: TraceAsk,
     slopes: MapSlopes,
-    own: Steps,
-    cross: Steps,
+    names: tuple[str, str],
+    steps: tuple[Steps, Steps],
     layers: list[int],
     vectors: Float[Tensor, "batch k query"],
     width: int,
 ) -> tuple[Float[Tensor, "batch k query"], Float[Tensor, "batch k key"]]:
-    """``(rows of R_qq, rows of sum_l ... N(R_l)^T C_l)`` of unit vectors."""
+    """``(rows of R_qq, rows of sum_l ... N(R_l)^T C_l)`` of unit vectors, by the decoder's own and cross steps."""
+    own, cross = steps
+    with_self, with_cross = (set(slopes.held.layers(name)) for name in names)
     count = vectors.shape[1]
-    with_self = set(slopes.held.layers(ask.model.stack(_partner(ask)).name))
     kept: dict[int, Tensor] = {}
     for layer in reversed(layers):
-        if layer in ask.layers:
+        if layer in with_cross:
             kept[layer] = vectors
         if layer in with_self:
             vectors = taken(vectors, own(layer))

@@ -105,7 +105,8 @@ def completeness(
 
 def _at_point(at: At, start: Tensor, point: float) -> Edit:
     def move(x: Tensor, ctx: Context) -> Tensor:
-        return x + (point - 1) * (x.detach() - start)  # the gradient with respect to x is that at the point
+        there = start + point * (x.detach() - start)
+        return there + (x - x.detach())  # adds 0, and lets the gradient at the point through to x
 
     return custom(at, move, name="on the way from the baseline")
 

@@ -21,10 +21,11 @@ from torch import Tensor
 
 from interp.address import At, Site
 from interp.errors import Unsupported
+from interp.model.handle import Model
 from interp.model.held_maps import HeldMaps, hold_maps
 from interp.model.linear_parts import nearness
 from interp.model.row_blocks import Block
-from interp.model.run import Metric, Run, run
+from interp.model.run import Metric, Run, kernels_of, run
 from interp.model.sweep import logits_for
 from interp.tracing.ask import TraceAsk
 
@@ -88,7 +89,7 @@ class MapSlopes:
             wanted = _active(slopes, rows)
             if not wanted.shape[1]:
                 return
-            values = self.held.value(layer, name)
+            values = values_of(self.held, name, layer)
             assert values is not None
             for block in self._kept(name, self.held.blocks(layer, rows=wanted, stack=name)):
                 yield SlopeBlock(block.rows, block.pattern, products(slopes, values, block.rows, block.n_keys))
@@ -98,6 +99,14 @@ class MapSlopes:
         for block in self._kept(name, self.held.blocks(layer, rows=rows, stack=name)):
             index = block.rows[:, None, :, None].expand(-1, whole.shape[1], -1, whole.shape[3])
             yield SlopeBlock(block.rows, block.pattern, whole.gather(2, index)[..., : block.n_keys])
+
+    def carried(
+        self, block: SlopeBlock, layer: int, z_slopes: Float[Tensor, "batch pos head d_head"], stack: str | None = None
+    ) -> Float[Tensor, "batch head row key"]:
+        """The map times ``<g_i, v_j>`` of other slopes ``g`` at z, at the rows of a block."""
+        values = values_of(self.held, self.held.stack(stack).name, layer)
+        assert values is not None
+        return block.pattern * products(z_slopes, values, block.rows, block.pattern.shape[-1])
 
     def _kept(self, name: str, blocks: Iterable[Block]) -> Iterator[Block]:
         """Blocks without the columns that are left out, of the stack whose columns they are."""
@@ -145,7 +154,7 @@ def map_slopes(ask: TraceAsk, metric: Metric, stacks: Iterable[str] | None = Non
     names = [ask.stack.name] if stacks is None else list(stacks)
     for name in names:
         _check_stack(ask, name)
-    reads = [At(Site.Z, stack=name) for name in names]
+    reads = [at for name in names for at in wanted_reads(ask.model, name)]
     logits = logits_for(metric, ask.model)
     held = hold_maps(ask.model, ask.batch, stacks=names, read=reads, grad=metric, logits=logits)
     ask.did(1)
@@ -158,6 +167,26 @@ def map_slopes(ask: TraceAsk, metric: Metric, stacks: Iterable[str] | None = Non
     return MapSlopes(held, slopes, held.run.metric, whole, others, ask.dropped)
 
 
+def wanted_reads(model: Model, name: str) -> list[At]:
+    """z of a stack, and the values of its layers whose own attention is eager, which keeps no call."""
+    stack = model.stack(name)
+    kernels = kernels_of(model, ())
+    layers = [layer for layer in range(stack.n_layers) if kernels.get((name, layer)) == "eager"]
+    eager = layers if stack.refusal(Site.V, False) is None else []
+    return [At(Site.Z, stack=name), *(At(Site.V, layer, stack=name) for layer in eager)]
+
+
+def values_of(held: HeldMaps, stack: str, layer: int) -> Float[Tensor, "batch kv_head key d_head"] | None:
+    """The values that a layer's map weighs, None where they are out of reach."""
+    kept = held.value(layer, stack)
+    if kept is not None:
+        return kept
+    try:
+        return held.run[At(Site.V, layer, stack=stack)].transpose(1, 2)
+    except KeyError:
+        return None
+
+
 def is_weighted_sum(held: HeldMaps, stack: str, layer: int) -> bool:
     """Whether the z of a layer is its map times its values, on a few rows of this run.
 
@@ -165,17 +194,18 @@ def is_weighted_sum(held: HeldMaps, stack: str, layer: int) -> bool:
         held: a forward that read z.
         stack, layer: which.
     """
-    values, z = held.value(layer, stack), held.run[At(Site.Z, layer, stack=stack)]
+    values, z = values_of(held, stack, layer), held.run[At(Site.Z, layer, stack=stack)]
     batch, heads, length, _ = held.shape(layer, stack)
     if values is None or z.shape != (batch, length, heads, values.shape[-1]) or heads % values.shape[1]:
         return False
+    near = max(nearness(z.dtype), nearness(torch.float32))  # maps are made in float32
     rows = torch.linspace(0, length - 1, min(length, _ROWS_CHECKED)).round().long().expand(batch, -1)
     for block in held.blocks(layer, rows=rows, stack=stack):
         each = values.float().repeat_interleave(heads // values.shape[1], dim=1)
         made = (block.whole @ each[:, :, : block.n_keys]).transpose(1, 2)
         index = block.rows.to(z.device)[:, :, None, None].expand(-1, -1, *z.shape[2:])
         gap = (made - z.gather(1, index).float()) * block.real[:, :, None, None]
-        if float(gap.abs().max()) > nearness(z.dtype) * max(float(made.abs().max()), 1e-6):
+        if float(gap.abs().max()) > near * max(float(made.abs().max()), 1e-6):
             return False
     return True
 

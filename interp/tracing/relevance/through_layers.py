@@ -12,7 +12,7 @@ from torch import Tensor
 from interp.errors import BadInput
 from interp.tracing.ask import TraceAsk, Traced
 from interp.tracing.relevance.answer_logit import metric_or_logit, named
-from interp.tracing.relevance.encoder_decoder import crossed
+from interp.tracing.relevance.encoder_decoder import crossed, has_cross
 from interp.tracing.relevance.slopes import MapSlopes, map_slopes
 from interp.tracing.relevance.steps import RULES, Step, distinct, rows_through
 from interp.tracing.transitions import check_options, discarded
@@ -23,8 +23,8 @@ def chefer2021b(ask: TraceAsk, start: int = 0) -> Traced:
 
     Rows of the result are taken from the top layer down as row vectors, ``O(L T^2)`` in time, and the maps and their
     gradients are made in blocks of rows from one forward and one backward; see
-    :class:`interp.tracing.relevance.slopes.MapSlopes`. A target keeps a 1 of its own. Of cross-attention the sources
-    are the encoder's tokens and then the decoder's (``R_qs``, ``R_qq``);
+    :class:`interp.tracing.relevance.slopes.MapSlopes`. A target keeps a 1 of its own. Of a decoder with
+    cross-attention the sources are the encoder's tokens and then the decoder's (``R_qs``, ``R_qq``);
     see :class:`interp.SequenceRelevance` for the rules between sequences.
 
     Args:
@@ -37,9 +37,9 @@ def chefer2021b(ask: TraceAsk, start: int = 0) -> Traced:
 
     Source: Chefer, Gur and Wolf, 2021 (Generic attention-model explainability; arXiv 2103.15679).
     """
-    _check_start(ask, start)
+    check_start(ask, start)
     metric = metric_or_logit(ask.metric)
-    if ask.stack.cross:
+    if has_cross(ask):
         return crossed(ask, metric, start)
     slopes = map_slopes(ask, metric)
     rule = RULES["chefer2021b"]
@@ -69,9 +69,9 @@ def gradient_rollout(ask: TraceAsk, start: int = 0, discard: float = 0.0) -> Tra
 
     Source: the vit-explain package (Gildenblat, 2020).
     """
-    _check_start(ask, start)
+    check_start(ask, start)
     check_options(discard=discard)
-    _refuse_cross(ask)
+    refuse_cross(ask)
     metric = metric_or_logit(ask.metric)
     slopes = map_slopes(ask, metric)
     rule = RULES["vit-explain-gradient"]
@@ -155,13 +155,23 @@ def traced(ask: TraceAsk, slopes: MapSlopes, steps: Any, start: int, about: dict
     return Traced(values, layers, metadata={**slopes.metadata, **about})
 
 
-def _check_start(ask: TraceAsk, start: int) -> None:
+def check_start(ask: TraceAsk, start: int) -> None:
+    """Refuse a first layer that is not there.
+
+    Raises:
+        BadInput: with what was expected.
+    """
     check_options(start=start)
     if start >= len(ask.layers):
         raise BadInput(f"{ask.method}: start={start}; the stack has {len(ask.layers)} layers with attention.")
 
 
-def _refuse_cross(ask: TraceAsk) -> None:
+def refuse_cross(ask: TraceAsk) -> None:
+    """Refuse attention to another sequence.
+
+    Raises:
+        BadInput: with what to do instead.
+    """
     if ask.stack.cross:
         raise BadInput(
             f"{ask.method}: stack {ask.stack.name!r} attends to another sequence, for which this rule is not defined; "

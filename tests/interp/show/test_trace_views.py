@@ -10,6 +10,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -37,9 +38,10 @@ from interp.show import (
     trace_tokens,
     write,
 )
+from interp.show.theme import DARK, LIGHT
 from interp.show.tokens import visible
 from interp.show.trace_compare import rank_correlations
-from interp.show.trace_image import outline, spread
+from interp.show.trace_pixels import outline, spread
 from interp.stats import bootstrap_means
 from interp.tracing.result import Trace
 
@@ -104,6 +106,18 @@ def test_padding_is_absent_and_methods_stand_below_each_other() -> None:
     np.testing.assert_array_equal(layered.rows["raw"], traces["raw"].layers[1, 0, 1])
 
 
+def test_the_target_is_marked_where_its_token_is_a_source() -> None:
+    trace = made("rollout", 18)
+    both = dataclasses.replace(
+        trace, stack="decoder", source_stacks=(("encoder", 1), ("decoder", 5)), targets=trace.targets - 2
+    )
+    drawn = trace_tokens({"r": both}, target=0)
+    assert drawn.marked == {3} and drawn.parts == {0: "encoder", 1: "decoder"}
+    assert trace_tokens({"r": both}, prompt=2, target=0).parts == {0: "decoder"}  # whose encoder holds padding alone
+    assert re.findall(r"(<br>)?<i [^>]*>(\w+)</i>", drawn.markup()) == [("", "encoder"), ("<br>", "decoder")]
+    assert trace_tokens({"r": dataclasses.replace(trace, stack="cross")}).marked == set()
+
+
 def test_text_from_outside_stays_text_in_every_view() -> None:
     trace = made(MARKUP, 3)
     views = [trace_tokens({MARKUP: trace}).markup(), compare_traces([trace, made("b", 4)])._repr_html_()]
@@ -120,7 +134,7 @@ def test_text_from_outside_stays_text_in_every_view() -> None:
         (lambda: token_heatmap(["a"], {}), "no numbers"),
         (lambda: token_heatmap(["a"], {"x": [1.0, 2.0]}), "1 tokens, but 'x' has values of shape"),
         (lambda: token_heatmap(["a"] * 5000, dict.fromkeys("abc", [0.0] * 5000)), "12000 that a page"),
-        (lambda: token_heatmap(["a"], [1.0], marked=[1]), "marked places"),
+        (lambda: token_heatmap(["a"], [1.0], marked=[1]), "marked places or parts"),
         (lambda: trace_tokens({}), "no traces"),
         (lambda: trace_tokens({"a": made("a", 0), "b": made("b", 0, prompts=1)}, prompt=0, target=7), "target 7"),
         (lambda: plot_trace(made("a", 0), "token"), "tokens"),
@@ -292,7 +306,7 @@ def test_the_pictures_in_the_page_are_the_image_and_the_blend() -> None:
     for name, picture in zip(maps, shown[1:], strict=True):
         np.testing.assert_array_equal(picture, overlay.blended(name))
         np.testing.assert_array_equal(overlay.heat(name), np.kron(maps[name], np.ones((3, 3))))
-    grey = 140 + (246 - 140) * (image @ [0.299, 0.587, 0.114]) / 255
+    grey = 165 + (246 - 165) * (image @ [0.299, 0.587, 0.114]) / 255
     where = np.unravel_index(maps["rollout"].argmax(), (2, 3))
     row, column = where[0] * 3, where[1] * 3  # the strongest patch
     expected = (1 - 0.82) * grey[row, column] + 0.82 * np.array([36, 96, 235])
@@ -305,7 +319,7 @@ def test_each_patch_says_its_number_and_a_missing_one_nothing() -> None:
     titles = re.findall(r"<title>(.*?)</title>", overlay.markup())
     assert titles == ["g, patch (0, 0): 0.250", "g, patch (0, 1): −1.500", "g, patch (1, 1): 0.000"]
     assert overlay.limits["g"] == (-1.5, 1.5) and np.isnan(overlay.heat("g")[3, 0])
-    assert (overlay.blended("g")[2:, :2] == 140).all()  # the bare image, greyed
+    assert (overlay.blended("g")[2:, :2] == 165).all()  # the bare image, greyed
 
 
 def test_bilinear_is_what_torch_makes_of_it() -> None:
@@ -372,6 +386,35 @@ def test_large_images_are_scaled_down_and_the_page_stays_small(tmp_path: Path) -
 def test_images_and_maps_that_do_not_fit_are_refused(image: np.ndarray, options: dict[str, Any], says: str) -> None:
     with pytest.raises(BadInput, match=says):
         image_overlay(image, **{"maps": np.zeros((2, 2)), **options})
+
+
+def test_a_file_for_a_paper_holds_the_same_pictures(tmp_path: Path) -> None:
+    maps = {MARKUP: np.eye(2), "g": -np.eye(2)}
+    overlay = image_overlay(np.zeros((4, 6)), maps, region=np.ones((4, 6)))
+    content = overlay.save(tmp_path / "figure.svg").read_text()
+    root = ElementTree.fromstring(content)
+    assert MARKUP not in content and root.tag.endswith("svg")
+    shown = pictures(content)
+    for name, picture in zip(maps, shown[1:], strict=True):
+        np.testing.assert_array_equal(picture, overlay.blended(name))
+    words = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert words == ["image", MARKUP, "0", "1.000", "g", "−1.000", "1.000"]
+    assert content.count('class="region"') == 3
+
+
+def test_letters_can_be_read_over_the_strongest_colours() -> None:
+    def light(channels: np.ndarray) -> float:
+        linear = np.where(channels <= 0.03928, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722]) + 0.05
+
+    def channels(colour: str) -> np.ndarray:
+        return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+
+    for theme in (LIGHT, DARK):
+        for colour in ((74, 127, 224), (216, 112, 63)):
+            ground = 0.6 * np.array(colour) / 255 + 0.4 * channels(theme.page)
+            ends = sorted([light(ground), light(channels(theme.ink))])
+            assert ends[1] / ends[0] > 4.5  # WCAG 2 AA for text
 
 
 def test_a_row_of_a_trace_is_laid_out_over_the_image() -> None:

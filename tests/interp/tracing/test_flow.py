@@ -116,6 +116,22 @@ def test_levels_are_flows_of_the_first_layers() -> None:
     near(levels.sum(-1), np.ones((6, 8)))
 
 
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_carries_flows_up(kind: str, causal: bool) -> None:
+    maps = random_maps(kind, 7, 7, causal=causal, seed=4)
+    steps = half_residual(maps)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SaturatedFlow)
+        found = attention_flow(maps, each_layer=True)
+    levels = np.asarray(found)
+    for layer in range(1, 7):
+        assert (steps[layer] @ levels[layer - 1] <= levels[layer] + 1e-7).all()
+        near(levels[layer], quiet(maps[: layer + 1]), 1e-7)
+    if kind == "half identity":
+        assert any("carried up" in way for way in found.settled)
+
+
 @pytest.mark.parametrize(("temperature", "least"), [(1.0, 0.999), (2.0, 0.99), (4.0, 0.85)])
 def test_deep_maps_that_look_both_ways_saturate(temperature: float, least: float) -> None:
     shares = []

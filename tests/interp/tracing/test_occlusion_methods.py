@@ -93,7 +93,7 @@ def test_each_token_against_a_forward_of_its_own() -> None:
 
 
 def test_positive_speaks_for_the_answer() -> None:
-    """Hand-built: after ``a b c a`` the induction head reads a's successor; without b or the a before it all is lost."""
+    """Hand-built: after ``a b c a`` the induction head reads a's successor; without b or the a before, it is lost."""
     model = interp.load("handmade")
     batch = interp.encode(model, torch.tensor([[0, 3, 4, 5, 3]]), answers=[(4, 5)])
     found = interp.trace(model, batch, "occlusion", metric=interp.logit_difference)
@@ -282,8 +282,14 @@ def test_sounds_packed_images_and_attention_out_of_reach(case_of: CaseOf) -> Non
     batch = speech.batch(2, 4)
     found = interp.trace(speech.model, batch, "occlusion", stack="cross").values
     assert found.shape == (2, 1, 8) and np.isfinite(found).all() and (found != 0).any()
-    with pytest.raises((BadInput, Unsupported)):
-        interp.trace(speech.model, batch, "blank-out", stack="cross", replacement=7)
+    blank = interp.trace(speech.model, batch, "blank-out", stack="cross", fill="zero").values
+    sounds = batch.inputs["input_features"].clone()
+    sounds[:, :, 6:8] = 0  # two frames make a position
+    with torch.no_grad():
+        base = torch.log_softmax(final(speech.hf(**batch.inputs).logits, batch), -1)
+        less = torch.log_softmax(final(speech.hf(**{**batch.inputs, "input_features": sounds}).logits, batch), -1)
+    exact = (base - less)[torch.arange(2), base.argmax(-1)]
+    np.testing.assert_allclose(blank[:, 0, 3], exact, atol=1e-5)
     packed = case_of("qwen2_vl")
     batch = packed.batch(2, 5)
     found = interp.trace(packed.model, batch, "blank-out", replacement=7)
@@ -294,9 +300,45 @@ def test_sounds_packed_images_and_attention_out_of_reach(case_of: CaseOf) -> Non
     with pytest.raises(Unsupported):
         interp.trace(bypass.model, bypass.batch(), "occlusion")
     assert np.isfinite(interp.trace(bypass.model, bypass.batch(), "leave-one-out").values[:, 0, :-1]).all()
-    vit = case_of("vit")
+    llava = case_of("llava")
     with pytest.raises(Unsupported, match="blank-out"):
-        interp.trace(vit.model, vit.batch(), "leave-one-out")
+        interp.trace(llava.model, llava.batch(), "leave-one-out", stack="vision")
+
+
+@pytest.mark.parametrize("name", ["vit", "dinov2", "deit"])
+def test_patches_taken_out_one_by_one(case_of: CaseOf, name: str) -> None:
+    """The same as a forward that drops all patches but those, and nothing of the model is left changed by an error."""
+    case = case_of(name)
+    batch = case.batch(2)
+    found = interp.trace(case.model, batch, "leave-one-out").values[:, 0]
+    columns = interp.patch_columns(case.model, batch)
+    logits = interp.run(case.model, batch).logits
+    assert logits is not None
+    said = logits.argmax(-1)
+    for cell in range(columns.shape[1]):
+        keep = torch.ones(columns.shape, dtype=torch.bool)
+        keep[:, cell] = False
+        less = interp.masked_forward(case.model, batch, keep, drop=True).logits
+        exact = (logits.log_softmax(-1) - less.log_softmax(-1))[torch.arange(2), said]
+        np.testing.assert_allclose(found[torch.arange(2), columns[:, cell]], exact, atol=1e-5)
+    small = interp.trace(case.model, batch, "leave-one-out", batch_size=1).values[:, 0]
+    np.testing.assert_allclose(small, found, atol=1e-5)
+    before = fingerprint(case.hf)
+
+    def broken(logits: Tensor, own: Batch) -> Tensor:
+        if case.hf.vit_is_cut:
+            raise RuntimeError("in the middle")
+        return logits[:, 0]
+
+    case.hf.vit_is_cut = False
+    try:
+        interp.trace(case.model, batch, "leave-one-out", metric=broken)
+        case.hf.vit_is_cut = True
+        with pytest.raises(RuntimeError, match="in the middle"):
+            interp.trace(case.model, batch, "leave-one-out", metric=broken)
+    finally:
+        del case.hf.vit_is_cut
+    assert fingerprint(case.hf) == before
 
 
 def test_masked_language_models_and_sinks_that_stay(case_of: CaseOf) -> None:
@@ -324,3 +366,59 @@ def test_families(case_of: CaseOf, name: str) -> None:
     if case.tiny.name not in ("bloom", "falcon"):
         hidden = interp.trace(case.model, batch, "occlusion").values
         assert np.isfinite(hidden).any() and np.nanmax(np.abs(hidden)) > 0
+
+
+def test_two_towers_are_asked_one_pair_at_a_time(case_of: CaseOf) -> None:
+    """Their logits compare every image of a batch with every text: in a batch of copies prompts would mix."""
+    case = case_of("clip")
+    both = case.batch(2, 6)
+
+    def similarity(logits: Tensor, batch: Batch) -> Tensor:
+        return logits[:, 0]
+
+    for method, options in (("blank-out", {"replacement": 7}), ("occlusion", {}), ("leave-one-out", {})):
+        with pytest.raises(BadInput, match="one image and one text at a time"):
+            interp.trace(case.model, both, method, **options)
+        with pytest.raises(BadInput, match="one image and one text at a time"):
+            interp.trace(case.model, both, method, metric=similarity, **options)
+    one = both.select([1])
+    found = interp.trace(case.model, one, "blank-out", replacement=7, metric=similarity).values[0, 0]
+    ids = one.inputs["input_ids"]
+    with torch.no_grad():
+        whole = case.hf(**one.inputs).logits_per_image[0, 0]
+        for column in range(ids.shape[1]):
+            other = {**one.inputs, "input_ids": ids.clone().index_fill_(1, torch.tensor([column]), 7)}
+            assert found[column] == pytest.approx(float(whole - case.hf(**other).logits_per_image[0, 0]), abs=1e-4)
+    tower = interp.trace(case.model, one, "occlusion", stack="vision", metric=similarity).values[0, 0]
+    assert np.isfinite(tower[1:]).all() and np.nanmax(np.abs(tower)) > 0
+
+
+def test_what_cannot_be_is_refused_before_any_forward(case_of: CaseOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, bypass, t5 = case_of("gpt2"), case_of("gptj"), case_of("t5")
+
+    def never(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a forward ran")
+
+    for one in (case, bypass, t5):
+        monkeypatch.setattr(type(one.hf), "forward", never)
+    for one, method, options in (
+        (case, "blank-out", {}),
+        (case, "blank-out", {"replacement": 10_000}),
+        (case, "blank-out", {"replacement": 7, "fill": "red"}),
+        (case, "lime", {"by": "replace"}),
+        (bypass, "occlusion", {}),
+        (t5, "leave-one-out", {}),
+    ):
+        with pytest.raises(BadInput):
+            interp.trace(one.model, one.batch(2, 5), method, **options)
+
+
+def test_half_precision_is_held_against_whole_prompts_of_the_same_batch() -> None:
+    """Rounding depends on the rows beside a row: a token replaced by itself must still cost exactly nothing."""
+    model = tiny_gpt2(dtype=torch.bfloat16, check=True)
+    batch = interp.encode(model, [[1, 2, 3, 4, 5], [6, 3, 8, 9, 3]], answers=[(3, 4), (5, 6)])
+    found = interp.trace(model, batch, "blank-out", replacement=3).values[:, 0]
+    same = batch.inputs["input_ids"].numpy() == 3
+    assert (found[same] == 0).all() and (found[~same] != 0).all()
+    exact = interp.trace(tiny_gpt2(), batch, "blank-out", replacement=3).values[:, 0]
+    np.testing.assert_allclose(found, exact, atol=0.25)

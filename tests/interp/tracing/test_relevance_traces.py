@@ -20,8 +20,8 @@ from interp.tracing.relevance.slopes import map_slopes
 from interp.tracing.transitions import discarded
 
 LENGTH = 6
-KINDS = ("gpt2", "llama", "bert", "vit", "bart", "deepseek_v3", "clip", "llava")
-WHOLE = ("gpt_oss", "gemma2", "gptj")  # eager, eager, and values out of reach
+KINDS = ("gpt2", "llama", "bert", "vit", "bart", "deepseek_v3", "clip", "llava", "gpt_oss", "gemma2")
+WHOLE = ("gptj", "bloom")  # values out of reach
 
 
 def mixture(logits: Tensor, batch: Batch) -> Tensor:
@@ -107,11 +107,12 @@ def test_traces_are_the_pure_rules(case_of: Callable[[str], Case], name: str) ->
     maps, slopes = maps_and_slopes(case, batch, mixture, stack)
     size = maps[0].shape[-1]
     targets = torch.tensor([[size - 1, 0, size - 1], [1, 2, 3]])
-    for method, rule in (
+    rules: tuple[tuple[str, Any], ...] = (
         ("chefer2021b", "chefer2021b"),
         ("gradient-rollout", "vit-explain-gradient"),
         ("gradient-attention", "gradient-attention"),
-    ):
+    )
+    for method, rule in rules:
         trace = interp.trace(case.model, batch, method, targets=targets, metric=mixture, each_layer=True)
         for prompt in range(2):
             each = [one[prompt] for one in maps], [one[prompt] for one in slopes]
@@ -167,6 +168,12 @@ def test_across_an_encoder_decoder(case_of: Callable[[str], Case], name: str) ->
     own, cross, coded = (maps_and_slopes(case, batch, mixture, stack) for stack in ("decoder", "cross", "encoder"))
     height, width = cross[0][0].shape[2:]
     assert trace.source_stacks == (("encoder", width), ("decoder", height))
+    same = interp.trace(case.model, batch, "chefer2021b", targets="all", metric=mixture)
+    np.testing.assert_allclose(same.values, trace.values, rtol=1e-5, atol=1e-7)
+    dropped = torch.zeros(2, width, dtype=torch.bool)
+    dropped[:, 1] = True
+    gone = interp.trace(case.model, batch, "chefer2021b", stack="cross", metric=mixture, exclude_sinks=dropped)
+    assert np.isfinite(gone.values).all() and not np.allclose(gone.values, trace.values[:, -1:])
     for prompt in range(2):
         found = SequenceRelevance.of({"encoder": width, "decoder": height}, dtype=torch.float64)
         for pattern, slope in zip(*coded, strict=True):
@@ -239,3 +246,32 @@ def test_each_stack_of_one_forward(case_of: Callable[[str], Case], name: str, st
     for prompt in range(2):
         truth = relevance([one[prompt] for one in maps], [one[prompt] for one in slopes], targets=[3])
         np.testing.assert_allclose(trace.values[prompt], truth, rtol=5e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert"])
+def test_heads_bring_the_trace_together(case_of: Callable[[str], Case], name: str) -> None:
+    """Over all rows and sources the signed form is the slope of the head's gate; over a target's row, the trace."""
+    case = case_of(name)
+    batch = case.batch(2, LENGTH)
+    every = interp.trace_heads(case.model, batch, "gradient-attention", sources=slice(0, None), metric=mixture)
+    effects = interp.attribute(case.model, batch, method="gradient", metric=mixture)
+    np.testing.assert_allclose(every.per_prompt, -effects.per_prompt, rtol=1e-3, atol=1e-5)
+    row = interp.trace_heads(case.model, batch, "gradient-attention", sources=1, metric=mixture, rows="targets")
+    trace = interp.trace(case.model, batch, "gradient-attention", metric=mixture)
+    n_heads = case.model.stack().n_heads(0)
+    np.testing.assert_allclose(row.per_prompt.sum((1, 2)) / n_heads, trace.values[:, 0, 1], rtol=1e-4, atol=1e-6)
+    size = interp.trace_heads(case.model, batch, "gradient-attention", metric=mixture)
+    assert (size.per_prompt >= np.abs(every.per_prompt) - 1e-6).all() and size.sense == 0 and every.sense == 1
+    maps, slopes = maps_and_slopes(case, batch, mixture, "text")
+    truth = torch.stack([(a * g).abs().sum((2, 3)) for a, g in zip(maps, slopes, strict=True)], dim=1)
+    np.testing.assert_allclose(size.per_prompt, truth, rtol=1e-4, atol=1e-5)
+    with pytest.raises(interp.BadInput, match="targets"):
+        interp.trace_heads(case.model, batch, "gradient-attention", rows="last")
+
+
+def test_heads_of_a_decoder_take_from_their_own_stack(case_of: Callable[[str], Case]) -> None:
+    case = case_of("t5")
+    with pytest.raises(interp.BadInput, match="source_stack"):
+        interp.trace_heads(case.model, case.batch(2, LENGTH), "gradient-attention", sources=0)
+    own = {"sources": 0, "source_stack": "decoder"}
+    assert interp.trace_heads(case.model, case.batch(2, LENGTH), "gradient-attention", **own).stacks == ("decoder",)

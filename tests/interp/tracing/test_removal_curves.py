@@ -73,13 +73,12 @@ def test_every_point_by_a_forward_of_its_own(by: str) -> None:
             rest = [t for t in range(len(numbers)) if t not in first]
             for direction, gone in (("deletion", first), ("insertion", rest)):
                 here = interp.encode(model, [prompt], answers=answers)
+                blank = [0 if t in gone else x for t, x in enumerate(prompt)]
                 edits: list[interp.Edit] = []
                 if by == "remove":
                     here = interp.encode(model, [[x for t, x in enumerate(prompt) if t not in gone]], answers=answers)
                 elif by == "replace":
-                    here = interp.encode(
-                        model, [[0 if t in gone else x for t, x in enumerate(prompt)]], answers=answers
-                    )
+                    here = interp.encode(model, [blank], answers=answers)
                 elif gone:
                     member = torch.zeros(1, len(prompt), dtype=torch.bool)
                     member[0, gone] = True

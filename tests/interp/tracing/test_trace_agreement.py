@@ -157,3 +157,55 @@ def test_traces_of_a_model_with_themselves() -> None:
     own = found[(found.trace == found.reference) & found.layer.isna()]
     assert own["mean"].tolist() == pytest.approx([1, 1])
     assert len(found) == 2 * (3 + 1) + 2
+
+
+def test_the_protocol_of_subject_and_verb_by_hand() -> None:
+    """Blank-out by forwards of our own, the gradient by autograd, rho by scipy; every layer by itself."""
+    model = tiny_gpt2(check=True)
+    ids = [[1, 2, 3, 4, 5, 6], [6, 7, 8, 9, 1, 2]]
+    batch = interp.encode(model, ids, answers=[(3, 4), (5, 6)])
+    found = interp.sva_agreement(model, batch, ["raw"], ["blank-out", "gradient", "input-gradient"], replacement=0)
+    at = interp.At(interp.Site.RESID_PRE, 0)
+
+    def gap(row: list[int], answers: list[int]) -> float:
+        logits = interp.run(model, interp.encode(model, [row])).logits
+        assert logits is not None
+        p = logits[0, -1].double().softmax(-1)
+        return float(p[answers[0]] - p[answers[1]])
+
+    def right_logit(logits: torch.Tensor, own: interp.Batch) -> torch.Tensor:
+        assert own.answers is not None
+        return logits[torch.arange(len(own)), own.read_at].gather(1, own.answers[:, :1])[:, 0]
+
+    run = interp.run(model, batch, read=[at], grad=right_logit)
+    assert run.grad is not None
+    sums = run.grad[at].sum(-1).abs() / run.grad[at].norm(dim=-1)
+    assert float(sums.max()) < 1e-4  # behind a LayerNorm the sum over channels says nothing
+    for prompt, row in enumerate(ids):
+        answers = batch.answers[prompt].tolist()
+        whole = gap(row, answers)
+        references = {
+            "blank-out": [abs(whole - gap([*row[:t], 0, *row[t + 1 :]], answers)) for t in range(6)],
+            "gradient": run.grad[at][prompt].norm(dim=-1).tolist(),
+            "input-gradient": (run.grad[at] * run[at])[prompt].sum(-1).abs().tolist(),
+        }
+        for layer in range(3):
+            pattern = interp.At(interp.Site.PATTERN, layer)
+            relevance = interp.run(model, batch, read=[pattern])[pattern][prompt].mean(0)[-1].numpy()
+            for name, numbers in references.items():
+                exact = stats.spearmanr(relevance, numbers).statistic
+                assert found.values["raw", name][layer, prompt] == pytest.approx(exact, abs=1e-9)
+
+
+def test_the_protocol_refuses_before_it_traces() -> None:
+    model = tiny_gpt2()
+    batch = interp.encode(model, [[1, 2, 3]])
+    with pytest.raises(BadInput, match="give replacement="):
+        interp.sva_agreement(model, batch, ["raw"])
+    with pytest.raises(BadInput, match="right and a wrong"):
+        interp.sva_agreement(model, batch, ["raw"], replacement=0)
+    for methods, references in (["rawest"], ["blank-out"]), (["raw"], ["lime"]):
+        with pytest.raises(UnknownName):
+            interp.sva_agreement(model, batch, methods, references, replacement=0)
+    with pytest.raises(BadInput, match="a list of methods"):
+        interp.sva_agreement(model, batch, [], replacement=0)

@@ -1,0 +1,1 @@
+"""Is attention an explanation? Attention against explanations made after the fact, audits, and other weights."""

@@ -1,0 +1,1 @@
+"""Traces that know what values write: transformed vectors, logits, zeroed values, paths."""
