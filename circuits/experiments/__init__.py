@@ -46,7 +46,9 @@ WRITES = (
     "and units/ from which a stopped run goes on."
 )
 
-TRACE_WRITES = WRITES.replace("(heads.csv", "methods.parquet, layers.parquet, traces.parquet (.csv")
+TRACE_WRITES = WRITES.replace(
+    " (heads.csv", ", methods, layers and traces (for images places and areas) likewise (.csv"
+)
 
 EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
     {
@@ -263,7 +265,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
                 "Any model of texts whose attention can be read; where it cannot be edited, what needs that is left "
                 "out and the report says so. Prompts as for trace-text."
             ),
-            writes=WRITES.replace("(heads.csv", "pairs.parquet, hidden.parquet, weights.parquet (.csv"),
+            writes=WRITES.replace(" (heads.csv", ", pairs, hidden and weights likewise (.csv"),
             config="circuits.experiments.explanation.config:ExplanationConfig",
             run="circuits.experiments.explanation.run:run",
         ),

@@ -31,6 +31,7 @@ def set_difference(
         kind: of the two.
 
     Example:
+        >>> import torch
         >>> logits = torch.tensor([[2.0, 0.0, 1.0, 4.0]])
         >>> set_difference(logits, torch.tensor([[0, 3]]), torch.tensor([[1, -1]]), "logit")
         tensor([3.])

@@ -153,6 +153,7 @@ def _refuse_few(task: Task, fitted: Sequence[Fitted], drops: Sequence[Drop], lea
 def _hint(rules: set[str]) -> str:
     hints = {
         "several tokens": "answers='first' lets the first token stand for an answer",
+        "answers alike": "answers='sequence' keeps all their tokens",
         "unequal lengths": "corrupted='any' or baseline='any' allows other lengths; words of one token make them equal "
         "(circuits.known_words)",
         "unknown words": "task.spaced() sets punctuation off for tokenizers of whole words, and most tasks take words "

@@ -77,9 +77,16 @@ class Splitter:
         """The tokens that overlap a span of characters; none where they cannot be told."""
         if prompt.offsets is not None:
             return [n for n, (a, b) in enumerate(prompt.offsets) if a < span[1] and b > span[0] and b > a]
-        before, both = (
-            self.plain([text[: span[0]], text[: span[1]]]) if span[0] else ((), *self.plain([text[: span[1]]]))
-        )
+        if span == (len(text) - 1, len(text)):
+            return [len(prompt.ids) - 1]
+        found = self._between(text, prompt, span)
+        if not found and text[span[0] - 1 : span[0]] == " ":  # the space belongs to the token behind it
+            found = self._between(text, prompt, (span[0] - 1, span[1]))
+        return found
+
+    def _between(self, text: str, prompt: Tokenised, span: tuple[int, int]) -> list[int]:
+        """The tokens of a span at whose ends the text can be cut without changing other tokens; else none."""
+        before, both = self.plain([text[:edge] for edge in span]) if span[0] else ((), *self.plain([text[: span[1]]]))
         if prompt.plain[: len(before)] != before or prompt.plain[: len(both)] != both:
             return []
         lead = len(prompt.ids) - len(prompt.plain)

@@ -79,8 +79,8 @@ def rollout(
     Example:
         >>> first = [[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.2, 0.3, 0.5]]
         >>> second = [[1.0, 0.0, 0.0], [0.25, 0.75, 0.0], [0.6, 0.1, 0.3]]
-        >>> rollout([first, second], targets=[-1]).tolist()
-        [[0.3775, 0.135, 0.4875]]
+        >>> rollout([first, second], targets=[-1])
+        tensor([[0.3775, 0.1350, 0.4875]], dtype=torch.float64)
     """
     check_options(discard=discard, missing=missing, start=start)
     given = {"decoder": given_layers(patterns, "patterns")}

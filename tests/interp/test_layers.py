@@ -156,6 +156,9 @@ DATA = (
     "interp.metrics.catalogue",
     "circuits.catalogue",
     "circuits.score_card",
+    "circuits.method_card",
+    "circuits.task_card",
+    "circuits.tasks",
     "circuits.config",
     "circuits.cli",
 )

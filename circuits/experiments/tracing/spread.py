@@ -24,7 +24,8 @@ def row_spread(values: Float[np.ndarray, "target source"], targets: np.ndarray |
         BadInput: not one column per target.
 
     Example:
-        >>> same, other = np.tile([0.0, 0.6, 0.4], (3, 1)), np.array([[0.0, 1.0, 0.0], [0.5, 0, 0.5], [0.0, 1.0, 0]])
+        >>> same = np.tile([0.0, 0.6, 0.4], (3, 1))
+        >>> other = np.array([[0.0, 0.9, 0.1], [0.5, 0.0, 0.5], [0.8, 0.2, 0.0]])
         >>> row_spread(same), row_spread(other) > 0
         (0.0, True)
     """

@@ -38,9 +38,9 @@ def told(interval: Interval) -> str:
     return f"{short(interval.mean)} {ends}" if ends else short(interval.mean)
 
 
-def verdict_sentence(verdict: Verdict | None, model: str, measure: str, *, where: str = "") -> str:
+def verdict_sentence(verdict: Verdict | None, model: str, measure: str) -> str:
     """Which method best predicts a reference, with its lead over the runner-up and over random rankings."""
-    place = f"in the model {model!r}{where}"
+    place = f"in the model {model!r}"
     if verdict is None:
         return f"No method has a correlation to speak of {place}."
     predicted = reference_in_words(verdict.reference)
@@ -48,12 +48,17 @@ def verdict_sentence(verdict: Verdict | None, model: str, measure: str, *, where
     if not verdict.over_random.low > 0:
         said = f"No method predicts {predicted} beyond random rankings {place}: the foremost, {verdict.best!r}, reaches"
         return f"{said} {name} {told(verdict.interval)}."
-    said = f"{place[0].upper()}{place[1:]}, {verdict.best!r} best predicts {predicted}: {name} {told(verdict.interval)}"
+    where = f"{place[0].upper()}{place[1:]}"
+    if verdict.ahead is not None and verdict.second is not None and not verdict.decided:
+        return (
+            f"{where}, {verdict.best!r} and {verdict.runner_up!r} best predict {predicted}, and the prompts do not "
+            f"tell them apart: {name} {told(verdict.interval)} and {told(verdict.second)}, difference "
+            f"{told(verdict.ahead)}; the first is {told(verdict.over_random)} above random rankings."
+        )
+    said = f"{where}, {verdict.best!r} best predicts {predicted}: {name} {told(verdict.interval)}"
     if verdict.ahead is None or verdict.second is None:
         return f"{said}, {told(verdict.over_random)} above random rankings."
     gap = f"{told(verdict.ahead)} above the runner-up {verdict.runner_up!r} ({short(verdict.second.mean)})"
-    if not verdict.decided:
-        gap += ", a lead that the prompts do not settle,"
     return f"{said}, {gap} and {told(verdict.over_random)} above random rankings."
 
 

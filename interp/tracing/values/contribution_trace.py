@@ -26,7 +26,7 @@ def norm_trace(
         ask: what is traced.
         within: ``output``, or ``attention``: then nothing stays on a token but by attention.
         norm: 1 or 2.
-        value_bias: whether a bias of the value projection belongs to the tokens, as in the paper.
+        value_bias: whether a bias of the value projection belongs to the tokens: our reading of the paper.
         rolled: multiply the layers; False for each layer's own shares.
 
     Raises:

@@ -73,7 +73,7 @@ def path_lengths(
     *,
     sources: str | Collection[str] = SOURCES,
 ) -> PathLengths:
-    """What paths through 0, 1, 2, ... heads bring to a metric of the answer.
+    """What paths through no head, one, two and so on bring to a metric of the answer.
 
     A path starts at a writer of the residual stream, passes some heads by their values, skips the other layers, and
     ends at the logits. Maps, the scales of all norms and the MLPs' outputs are those of the run: with them held the

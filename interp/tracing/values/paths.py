@@ -48,8 +48,9 @@ def path_sums(
     *,
     skip: bool = True,
 ) -> PathSums:
-    """What paths of each length bring, ``sum over paths (A^L_{h_L} ... A^1_{h_1}) x (W^1_{h_1} ... W^L_{h_L})``.
+    """What all paths of each length bring to the output of attention layers whose maps are held.
 
+    A path through head ``h_l`` of each layer l brings ``(A^L_{h_L} ... A^1_{h_1}) x (W^1_{h_1} ... W^L_{h_L})``.
     Where a path passes a layer by its skip connection, that layer's factor is the identity. All ``C(L, k) H^k`` paths
     of a length are summed at once, one layer after the other: ``s_k <- s_k + sum_h A_h s_{k-1} W_h``. Exact for layers
     of attention alone whose maps are held; biases add one vector to every row and are left out (Dong et al., 2021).

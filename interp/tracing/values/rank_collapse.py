@@ -166,7 +166,7 @@ def rank_collapse(
 
     Raises:
         UnknownName: another norm.
-        BadInput: a tolerance that is no positive number, or no token left in a prompt.
+        BadInput: a tolerance that is no positive number, or sinks that leave no token in a prompt.
         Unsupported: a stack whose stream cannot be read, or rows without a batch axis.
 
     Example:
@@ -196,8 +196,6 @@ def rank_collapse(
         counted = torch.ones(x.shape[:2], dtype=torch.bool) if mask is None else mask.cpu()
         if dropped is not None:
             counted = counted & ~dropped.cpu()
-        if not bool(counted.any(-1).all()):
-            raise BadInput("rank_collapse: exclude_sinks= leaves no token in some prompt.")
         counted = counted.to(x.device)
         values.append(relative_residual(x, counted, norm=norm, normalise_rows=normalise_rows))
         if rank_tolerance is not None:

@@ -174,3 +174,11 @@ def test_attention_beside_explanations_by_hand() -> None:
     assert found.of("a")[0] == 0.0 and found.against["x"][0] == 0.25
     themselves = found.themselves()
     assert themselves is not None and themselves[0] == -1.0
+
+
+def test_two_methods_that_the_prompts_do_not_tell_apart_are_both_named() -> None:
+    close = {"raw": planted(0.5, 11, "raw"), "rollout": planted(0.5, 12, "rollout")}
+    verdict = verdict_of(predicted(REFERENCE, close, EVERYWHERE, HOW))
+    assert verdict is not None and not verdict.decided
+    said = verdict_sentence(verdict, "m", "spearman")
+    assert "'raw'" in said and "'rollout'" in said and "do not tell them apart" in said

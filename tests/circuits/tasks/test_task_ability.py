@@ -111,8 +111,7 @@ def test_a_set_metric_finds_its_rows_in_any_selection() -> None:
     heads = interp.attribute(model, batch.clean, method="zero", metric=metric)
     assert heads.values.shape == (1, 2)
     with pytest.raises(BadInput, match="none of its clean"):
-        metric(logits, encode_task(model, make_task("agreement", n=16, seed=5, answers="all", attractors=0,
-                                                    attractor="same"), corrupted="none").clean)  # fmt: skip
+        metric(logits, encode_task(model, make_task("agreement", n=16, seed=5, answers="all")).clean)
     ability = task_ability(model, batch)
     assert ability.chance == 0.5 and ability.metric == "probability"
     np.testing.assert_allclose(ability.per_item["difference"], whole.double().numpy(), atol=1e-6)

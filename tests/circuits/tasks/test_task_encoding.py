@@ -117,8 +117,8 @@ def test_whole_sequences_of_answers() -> None:
     for item, (right, wrong) in zip(batch.task, batch.sequences, strict=True):
         assert model.tokenizer.decode(right[0]) == item.right[0] and len(right[0]) > 1
         assert model.tokenizer.decode(wrong[0]) == item.wrong[0]
-    firsts = encode_task(model, task, answers="first", corrupted="any", least=0)
-    assert firsts.drop_counts().get("answers alike", 0) == 10 - len(firsts)  # every answer begins with the space
+    with pytest.raises(BadInput, match=r"answers alike: 10[\s\S]*answers='sequence'"):  # each begins with the space
+        encode_task(model, task, answers="first", corrupted="any", least=0)
     with pytest.raises(BadInput, match="answers='first'"):
         encode_task(model, task, corrupted="any")
 
@@ -175,7 +175,7 @@ def test_keep() -> None:
     assert few.indices == (0, 1) and few.given == 2 and few.drops == ()
     with pytest.raises(BadInput, match="keep=7 asks for more"):
         encode_task(model, own(*items), keep=7)
-    with pytest.raises(BadInput, match="least=0.9"):
+    with pytest.raises(BadInput, match=r"least=0\.9"):
         encode_task(model, own(*items), keep="one length", least=0.9)
     for bad in ({"keep": 0}, {"keep": "all"}, {"least": 2}, {"answers": "two"}, {"corrupted": "same"}, {"bos": "yes"}):
         with pytest.raises(BadInput, match="expected"):
@@ -238,11 +238,8 @@ def test_a_tokenizer_without_offsets_gives_the_same_positions() -> None:
         quick, plain = fast.prompts([text])[0], slow.prompts([text])[0]
         assert quick.ids == plain.ids and plain.offsets is None and quick.ids[0] == 1
         for name, span in item.positions.items():
-            found = slow.columns(text, plain, span)
-            if name != "END":
-                start = (span[0] - (text[span[0] - 1] == " "), span[1])
-                assert slow.columns(text, plain, start) in (fast.columns(text, quick, span), [])
-            assert found in (fast.columns(text, quick, span), [])
+            assert slow.columns(text, plain, span) == fast.columns(text, quick, span), name
+        assert slow.columns(text, plain, (1, 2)) in ([], fast.columns(text, quick, (1, 2)))
 
 
 def test_a_tokenizer_that_ends_prompts_by_itself_is_refused_with_the_way_out() -> None:
@@ -276,13 +273,9 @@ def test_tasks_on_a_sentencepiece_model(name: str) -> None:
 
 def test_a_task_of_the_zoos_words() -> None:
     model = interp.load("needle")
-    task = Task(
-        "needle",
-        (
-            Item("the dog ran to the house . the dog ran to the", (" house",), (" lamp",), corrupted="the dog ran to the lamp . the dog ran to the", corrupted_right=(" lamp",)),
-            Item("the Zyx ran", (" house",), (" lamp",), corrupted="the dog ran"),
-        ),
-    )  # fmt: skip
-    batch = encode_task(model, task)
+    told: dict[str, Any] = {"right": (" house",), "wrong": (" lamp",)}
+    said = "the dog ran to the {} . the dog ran to the"
+    good = Item(said.format("house"), **told, corrupted=said.format("lamp"))
+    batch = encode_task(model, own(good, Item("the Zyx ran", **told, corrupted="the dog ran")))
     assert batch.drops[0].rule == "unknown words" and "'Zyx'" in batch.drops[0].reason
-    assert texts_of(task)[0].endswith("the house")
+    assert batch.indices == (0,) and texts_of(batch.task)[0].endswith("the house")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -275,3 +276,14 @@ def test_heads_of_a_decoder_take_from_their_own_stack(case_of: Callable[[str], C
         interp.trace_heads(case.model, case.batch(2, LENGTH), "gradient-attention", sources=0)
     own = {"sources": 0, "source_stack": "decoder"}
     assert interp.trace_heads(case.model, case.batch(2, LENGTH), "gradient-attention", **own).stacks == ("decoder",)
+
+
+@pytest.mark.parametrize("method", ["chefer2021b", "chefer2021a", "gradient-rollout", "integrated-gradients"])
+def test_half_precision_stays_near(case_of: Callable[[str], Case], method: str) -> None:
+    case = case_of("bert")
+    ids = case.tiny.inputs(2, LENGTH, 0)["input_ids"]
+    half = interp.load(deepcopy(case.hf).bfloat16(), check=False)
+    truth = interp.trace(case.model, interp.encode(case.model, ids, answers=[(7,), (8,)]), method)
+    found = interp.trace(half, interp.encode(half, ids, answers=[(7,), (8,)]), method)
+    np.testing.assert_allclose(found.values, truth.values, atol=0.05 * max(1.0, float(np.abs(truth.values).max())))
+    assert not found.metadata.get("whole_maps")

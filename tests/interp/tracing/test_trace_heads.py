@@ -192,10 +192,13 @@ def test_heads_of_a_flow_through_an_encoder(case_of: Callable[[str], Case]) -> N
         np.testing.assert_allclose(again.of(stack).per_prompt, found.of(stack).per_prompt, rtol=0, atol=1e-5)
 
 
-def test_flows_of_long_prompts_are_refused_per_head(case_of: Callable[[str], Case]) -> None:
+def test_flows_of_long_prompts_are_refused_per_head(
+    case_of: Callable[[str], Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("interp.tracing.heads.flow_heads.MOST_TOKENS", 4)
     case = case_of("llama")
-    with pytest.raises(BadInput, match="at most 96"):
-        interp.trace_heads(case.model, case.batch(1, 97), "flow")
+    with pytest.raises(BadInput, match="5 tokens.*at most 4"):
+        interp.trace_heads(case.model, case.batch(1, 5), "flow")
 
 
 def test_a_head_that_attends_to_itself_brings_nothing(case_of: Callable[[str], Case]) -> None:

@@ -15,6 +15,7 @@ import interp
 from interp import At, Site
 from interp.errors import BadInput, UnknownName, Unsupported
 from interp.model.attention_sums import hold_sums
+from interp.tracing.ask import TraceAsk
 from interp.tracing.values.held_steps import held_steps
 from interp.tracing.values.steps import ValueStep
 
@@ -149,7 +150,8 @@ def test_rows_are_distributions(case_of: Callable[[str], Case], name: str, metho
     before = fingerprint(case.hf)
     batch = case.batch(2, LENGTH)
     targets = torch.tensor([[3, 1], [2, 0]])
-    for options in ({}, {"rolled": False}, {"norm": 3 - {"alti": 1, "norm": 2}[method]}):
+    choices: list[dict[str, Any]] = [{}, {"rolled": False}, {"norm": 3 - {"alti": 1, "norm": 2}[method]}]
+    for options in choices:
         found = interp.trace(case.model, batch, method, targets=targets, each_layer=True, **options)
         assert found.layers is not None
         assert (found.layers >= 0).all()
@@ -195,7 +197,7 @@ def test_a_bias_of_values_can_stand_apart(case_of: Callable[[str], Case], name: 
 def test_padding_and_order_change_nothing(case_of: Callable[[str], Case], name: str, method: str) -> None:
     case = case_of(name)
     ids = case.tiny.inputs(3, LENGTH, 0)["input_ids"]
-    metric = {"metric": first_logit} if method == "alti-logit" else {}
+    metric: dict[str, Any] = {"metric": first_logit} if method == "alti-logit" else {}
     alone = interp.trace(case.model, interp.encode(case.model, ids), method, **metric).values[:, 0]
     turned = interp.trace(case.model, interp.encode(case.model, ids.flip(0)), method, **metric).values[:, 0]
     np.testing.assert_allclose(turned[::-1], alone, rtol=0, atol=5e-6)
@@ -224,9 +226,7 @@ def test_encoder_and_decoder_are_block_matrices(case_of: Callable[[str], Case]) 
     assert found.source_stacks == (("encoder", LENGTH), ("decoder", LENGTH - 2))
     assert found.layers is not None
     np.testing.assert_allclose(found.layers.sum(-1), 1, rtol=0, atol=2e-6)
-    ask = interp.tracing.trace.TraceAsk(
-        "alti", case.model, batch, case.model.stack("decoder"), torch.zeros(2, 1).long()
-    )
+    ask = TraceAsk("alti", case.model, batch, case.model.stack("decoder"), torch.zeros(2, 1).long())
     tower = held_steps(ask, kind="alti").tower
 
     def dense(step: ValueStep) -> tuple[Tensor, Tensor]:

@@ -83,7 +83,7 @@ def test_the_other_answer_turns_all_signs(case_of: Callable[[str], Case]) -> Non
     np.testing.assert_allclose(other.values, -one.values, rtol=0, atol=1e-6)
     assert (one.values < 0).any() and (one.values > 0).any() and one.signed
     maps = [interp.trace(case.model, batch, "raw", metric=metric).values for metric in (difference, flipped)]
-    np.testing.assert_array_equal(*maps)
+    np.testing.assert_array_equal(maps[0], maps[1])
 
 
 def test_no_embedding_and_known_head() -> None:

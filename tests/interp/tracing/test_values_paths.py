@@ -91,7 +91,7 @@ def difference(logits: Tensor, batch: interp.Batch) -> Tensor:
     return logits[rows, batch.read_at, 7] - logits[rows, batch.read_at, 5]
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3_text", "gpt_oss", "cohere"])
+@pytest.mark.parametrize("name", ["gpt2", "gpt_oss", "cohere"])
 def test_lengths_and_heads_of_a_model(case_of: Callable[[str], Case], name: str) -> None:
     case = case_of(name)
     before = fingerprint(case.hf)
@@ -298,7 +298,7 @@ def test_collapse_counts_real_tokens_and_leaves_sinks_out(case_of: Callable[[str
     np.testing.assert_allclose(left[:, 1], relative_residual(x), rtol=0, atol=1e-6)
     same = interp.rank_collapse(case.model, interp.encode(case.model, ids[:, :1]))
     assert np.abs(same.values).max() < 1e-6  # one token is equal to itself
-    with pytest.raises(BadInput, match="no token"):
+    with pytest.raises(BadInput, match="without any key"):
         interp.rank_collapse(case.model, interp.encode(case.model, ids[:, :1]), exclude_sinks="first")
     with pytest.raises(BadInput, match="positive number"):
         interp.rank_collapse(case.model, batch, rank_tolerance=0)
