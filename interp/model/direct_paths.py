@@ -265,7 +265,7 @@ class _LinearMetric:
             if not values.requires_grad:
                 raise BadInput(f"metric {self.__name__}: it has no gradient with respect to the logits.")
             (slope,) = torch.autograd.grad(values.sum(), [leaf])
-        self._refuse_bent(slope, leaf.detach())
+        self._refuse_bent(slope, leaf.detach(), torch.finfo(values.dtype).eps)
         self._weight = slope
         if self.soft_capped:
             given = self._given[-1].detach().to(leaf.dtype)
@@ -278,10 +278,12 @@ class _LinearMetric:
         carrier = self._given[-1] if self.soft_capped else logits
         return (carrier.double() * self.weight.double()).flatten(1).sum(1)
 
-    def _refuse_bent(self, slope: Tensor, logits: Tensor) -> None:
+    def _refuse_bent(self, slope: Tensor, logits: Tensor, rounding: float) -> None:
         products = slope.double() * logits.double()
         gap = (products.flatten(1).sum(1) - self.values.double()).abs()
-        allowed = products.flatten(1).abs().sum(1).clamp(min=1e-6) * (1e-9 if logits.dtype is torch.float64 else 1e-4)
+        # a metric calculated in 16 bits is that exact
+        near = 1e-9 if logits.dtype is torch.float64 else max(1e-4, 2 * rounding)
+        allowed = products.flatten(1).abs().sum(1).clamp(min=1e-6) * near
         if bool((gap > allowed).any()):
             worst = int((gap - allowed).argmax())
             raise BadInput(

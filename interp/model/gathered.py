@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -41,8 +42,9 @@ def check_gatherable(
 ) -> None:
     """Refuse a stack whose positions cannot be taken out: one whose blocks know where a position is.
 
-    Tried on the first image: the patches in reverse order, each with its own position embedding, must give the same
-    answer. They do not where positions enter the attention itself (rotary or relative positions, windows).
+    Tried on an image of noise (the patches of an empty one are all the same): the patches in reverse order, each with
+    its own position embedding, must give the same answer. They do not where positions enter the attention itself
+    (rotary or relative positions, windows).
 
     Args:
         model: the handle.
@@ -54,7 +56,7 @@ def check_gatherable(
     Raises:
         Unsupported: the answer is another one.
     """
-    one = batch.select([0])
+    one = _noise(batch.select([0]))
     columns = torch.arange(len(order) + len(fixed))
     columns[order] = order.flip(0)
     refusal = Unsupported(
@@ -73,3 +75,12 @@ def check_gatherable(
     near = _NEAR if model.dtype in (torch.float32, torch.float64) else _NEAR_COARSE
     if bool((plain - turned).abs().max() > near * plain.abs().max()):
         raise refusal
+
+
+def _noise(batch: Batch) -> Batch:
+    """The prompts with noise for their images."""
+    pixels = batch.inputs.get("pixel_values")
+    if not isinstance(pixels, Tensor):
+        return batch
+    drawn = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0)).to(pixels)
+    return replace(batch, inputs={**batch.inputs, "pixel_values": drawn})

@@ -12,11 +12,16 @@ from interp.numerals import numeral
 from interp.show.heatmap import colour_limits
 
 _BLANKS = {"\n": "\u21b5", "\r": "\u21b5", "\t": "\u21e5"}
+_PICTURES = {code: chr(0x2400 + code) for code in range(32)} | {0x7F: "\u2421"}  # of control characters
+_DIRECTIONS = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))  # turn text behind them around
+_UNSEEN = str.maketrans(_PICTURES | {code: f"\u27e8{code:04X}\u27e9" for code in _DIRECTIONS})
 _STRONGEST = 0.55  # opacity of the strongest colour; text stays readable above it in both appearances
 
 
 def visible(token: str) -> str:
-    """``token`` with its line breaks, tabs and outer spaces made visible; not escaped.
+    """``token`` with its line breaks, tabs, outer spaces and unseen controls made visible; not escaped.
+
+    A character that sets the direction of writing stands as its number: it would turn around what comes behind it.
 
     Example:
         >>> visible(" Mary"), visible("\\n"), visible("")
@@ -24,6 +29,7 @@ def visible(token: str) -> str:
     """
     for blank, mark in _BLANKS.items():
         token = token.replace(blank, mark)
+    token = token.translate(_UNSEEN)
     left, right = len(token) - len(token.lstrip(" ")), len(token) - len(token.rstrip(" "))
     if token and left == len(token):
         return "\u00b7" * len(token)

@@ -81,7 +81,8 @@ class ImageOverlay:
         head = (
             f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="Helvetica, Arial, sans-serif" font-size="12">'
         )
-        return write_whole(path, head + str(Markup("").join(drawn)) + "</svg>")
+        sheet = '<rect width="100%" height="100%" fill="#fff"/>'  # its words are black wherever it is opened
+        return write_whole(path, head + sheet + str(Markup("").join(drawn)) + "</svg>")
 
     def _repr_html_(self) -> str:
         return str(self.markup())

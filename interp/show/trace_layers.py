@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -60,7 +60,8 @@ def layer_curves(
         raise BadInput(f"layer_curves: bands for {strange}, but the curves are {list(arrays)}.")
     lines = [_line(name, array, (bands or {}).get(name), confidence, seed) for name, array in arrays.items()]
     figure = curve_panels(places, [Panel(value, lines)], x_name="layer", title=title)
-    figure.update_layout(showlegend=len(lines) > 1, height=int(figure.layout["height"]) + 70)
+    layout: Any = figure.layout
+    figure.update_layout(showlegend=len(lines) > 1, height=int(layout["height"]) + 70)
     return figure.update_xaxes(tickmode="array", tickvals=places[:: max(1, len(places) // 16)])
 
 

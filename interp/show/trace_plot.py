@@ -43,7 +43,8 @@ def plot_trace(
         **options: of that view. tokens: ``layer``, ``limits``, ``signed``. heatmap: ``layer``, ``title``. layers:
             ``sources`` (name -> columns), ``prompts="all"``, ``title``. image: ``image`` and ``grid``, both needed (a
             ``PatchGrid`` or (rows, columns) or (rows, columns, skip)), ``columns`` (of the patches among the sources,
-            as in a prompt with an image), ``layer``, ``region``, ``between``, ``limits``, ``signed``.
+            as in a prompt with an image; of this prompt, or ``[prompt, patch]``), ``layer``, ``region``, ``between``,
+            ``limits``, ``signed``.
 
     Raises:
         BadInput: an unknown view or option, or what the view needs is missing.
@@ -183,8 +184,9 @@ def with_named_axes(
         least_cell: pixels of a cell at least.
     """
     wide, high = (round(_LETTER * max((len(name) for name in names), default=0)) for names in (rows, columns))
-    edges = figure.layout["meta"]["edges"]
-    inner = [int(figure.layout[side]) - edge for side, edge in zip(("width", "height"), edges, strict=True)]
+    layout: Any = figure.layout
+    edges: list[int] = layout["meta"]["edges"]
+    inner = [int(layout[side]) - edge for side, edge in zip(("width", "height"), edges, strict=True)]
     counts = (max(len(columns), 1), max(len(rows), 1))
     inner = [max(size, round(least_cell * count)) for size, count in zip(inner, counts, strict=True)]
     figure.update_xaxes(tickangle=-90)
@@ -242,6 +244,10 @@ def _image(
             "Trace.plot: the view 'image' needs image= [row, column, channel] and grid=, what interp.patch_grid(model, "
             "batch) returns or (rows, columns, skip)."
         )
+    if columns is not None and np.ndim(columns) > 1:  # [prompt, patch], as patch_columns gives them
+        if len(columns) != len(trace):
+            raise BadInput(f"Trace.plot: columns of {len(columns)} prompts came; the trace has {len(trace)}.")
+        columns = np.asarray(columns)[prompt]
     numbers = patches_of(trace.row(prompt, target, layer=layer), grid, columns)
     return image_overlay(
         image,

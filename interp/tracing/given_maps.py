@@ -52,7 +52,7 @@ def given_layers(patterns: Any, name: str) -> list[Float[Tensor, "head query key
         raise BadInput(f"{name}: no layer; expected one map per layer at least.")
     layers = []
     for index, part in enumerate(parts):
-        tensor = _tensor(part, f"{name}[{index}]")
+        tensor = map_tensor(part, f"{name}[{index}]")
         if tensor.ndim not in (_PLAIN, _PER_HEAD) or 0 in tensor.shape:
             raise BadInput(
                 f"{name}[{index}] is of shape {list(tensor.shape)}; expected [query, key] or [head, query, key] of one "
@@ -65,7 +65,16 @@ def given_layers(patterns: Any, name: str) -> list[Float[Tensor, "head query key
     return [layer.to(layers[0].device) for layer in layers]
 
 
-def _tensor(part: Any, name: str) -> Tensor:
+def map_tensor(part: Any, name: str) -> Tensor:
+    """One tensor of floating-point numbers, without its graph: of a tensor, an array or nested lists.
+
+    Args:
+        part: the numbers; whole ones become float64.
+        name: what they are, for messages.
+
+    Raises:
+        BadInput: no numbers, or complex ones.
+    """
     try:
         made = part.detach() if isinstance(part, Tensor) else torch.from_numpy(_own(np.asarray(part)))
     except (TypeError, ValueError) as error:
@@ -78,6 +87,29 @@ def _tensor(part: Any, name: str) -> Tensor:
 def _own(array: np.ndarray) -> np.ndarray:
     """The array itself, or a copy where a tensor cannot share its memory."""
     return array if array.flags.writeable and min(array.strides, default=1) >= 0 else array.copy()
+
+
+def target_columns(targets: Sequence[int] | Tensor | None, n_tokens: int) -> Int[Tensor, " row"]:
+    """Columns of the rows wanted, counted from the first; all for None.
+
+    Raises:
+        BadInput: no list of whole numbers, none, or columns that are not there.
+
+    Example:
+        >>> target_columns([-1, 0], 4).tolist()
+        [3, 0]
+    """
+    if targets is None:
+        return torch.arange(n_tokens)
+    try:
+        columns = torch.as_tensor(targets)
+    except (TypeError, ValueError, RuntimeError):
+        columns = torch.zeros(())
+    if columns.ndim != 1 or columns.is_floating_point() or columns.dtype == torch.bool or not columns.numel():
+        raise BadInput(f"targets={targets!r}: expected the columns of the rows wanted, such as [-1].")
+    if int(columns.min()) < -n_tokens or int(columns.max()) >= n_tokens:
+        raise BadInput(f"targets={columns.tolist()}: there are {n_tokens} tokens (0 to {n_tokens - 1}, or -1 back).")
+    return columns.long().cpu() % n_tokens
 
 
 class GivenMaps:

@@ -16,6 +16,7 @@ from interp.model.held_maps import HeldMaps, hold_maps
 from interp.tracing.ask import TraceAsk
 from interp.tracing.descent import Tower
 from interp.tracing.fusion import Heads, fusion_of
+from interp.tracing.given_maps import ROUNDED
 from interp.tracing.rollout import part_of, shares_of
 from interp.tracing.stages import Mixing, Rows, Stage
 from interp.tracing.transitions import Missing, check_options
@@ -71,8 +72,8 @@ def held_tower(
         heads, discard, keep_first, normalise: see :func:`interp.rollout`.
         residual: as there, or ``"measured"``; see :func:`measured_shares`.
         start: block index of the first layer of the stack that counts.
-        missing: as there; None for ``"sink"``, and ``"renormalise"`` where maps were computed in 16 bits, whose rows
-            miss 1 by rounding alone.
+        missing: as there; None for ``"sink"``, and ``"renormalise"`` where maps were computed in 16 bits and their
+            rows miss 1 by rounding alone.
 
     Raises:
         BadInput: the cross-attention alone, or options outside their range.
@@ -106,7 +107,11 @@ def held_tower(
             if name in measured
             else shares_of(shares[name], len(layers), held.shape(layers[0], name)[2])
         )
-        stages[name] = [_stage(ask, held, name, layer, index, mixing, own[index]) for index, layer in enumerate(layers)]
+        rounded = mixing.missing is None and _only_rounded(ask, held, name)
+        stages[name] = [
+            _stage(ask, held, name, layer, index, mixing, own[index], rounded=rounded)
+            for index, layer in enumerate(layers)
+        ]
     return HeldTower(_tower(names, stages, start, ask), held, _said(names, stages, measured, heads))
 
 
@@ -157,8 +162,29 @@ def _width(ask: TraceAsk, name: str) -> int:
     return 0 if mask is None else mask.shape[1]
 
 
+def _only_rounded(ask: TraceAsk, held: HeldMaps, name: str) -> bool:
+    """Whether a stack's maps came in 16 bits, and their rows miss 1 by no more than that; sink logits take more."""
+    if ask.model.hf.dtype.itemsize >= torch.float32.itemsize:
+        return False
+    kept = [layer for layer in held.layers(name) if held.value(layer, name) is None]  # others are made in float32
+    for layer in kept:
+        for block in held.blocks(layer, stack=name):
+            real = block.real.unsqueeze(1)
+            if bool((((block.whole.sum(-1) - 1).abs() > ROUNDED) & real).any()):
+                return False
+    return bool(kept)
+
+
 def _stage(
-    ask: TraceAsk, held: HeldMaps, name: str, layer: int, index: int, mixing: Mixing, residual: float | Tensor
+    ask: TraceAsk,
+    held: HeldMaps,
+    name: str,
+    layer: int,
+    index: int,
+    mixing: Mixing,
+    residual: float | Tensor,
+    *,
+    rounded: bool,
 ) -> Stage:
     batch = held.shape(layer, name)[0]
     own = name == ask.stack.name
@@ -172,8 +198,7 @@ def _stage(
             yield Rows(whole.pattern, whole.rows)
 
     rule = mixing.missing
-    if rule is None:  # maps recomputed in float32 miss what sink logits take; those that 16 bits made are rounded
-        rounded = held.value(layer, name) is None and ask.model.hf.dtype.itemsize < torch.float32.itemsize
+    if rule is None:
         rule = "renormalise" if rounded else "sink"
     keys = ask.batch.key_mask(name) if name == "cross" else None
     if own and ask.dropped is not None:

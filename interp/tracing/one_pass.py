@@ -43,7 +43,8 @@ def one_pass(
     for some, weights, more in zip(pieces, vectors.split(step, dim=1), beside.split(step), strict=True):
         least.append(some.view(signs).amin(1))
         own = some.sum(-1)
-        factor = 1 / (shares @ own + more)
+        whole = shares @ own + more
+        factor = torch.where(whole > 0, 1 / whole, torch.zeros_like(whole))  # a row of nothing stays nothing
         if heads == 1:
             attended.addmm_(weights * factor, some[0])
         else:

@@ -13,7 +13,7 @@ from interp.errors import BadInput
 from interp.results import HeadScores
 from interp.tracing.descent import Tower, ascend, descend
 from interp.tracing.fusion import Heads, fusion_of
-from interp.tracing.given_maps import GivenMaps, given_layers
+from interp.tracing.given_maps import GivenMaps, given_layers, target_columns
 from interp.tracing.stages import Mixing, Stage
 from interp.tracing.transitions import Missing, check_options
 
@@ -93,7 +93,7 @@ def rollout(
         given, heads=heads, residual=residual, discard=discard, keep_first=keep_first, start=start, missing=missing,
         normalise=normalise,
     )  # fmt: skip
-    columns = _columns(targets, tower.n_tokens)
+    columns = target_columns(targets, tower.n_tokens)
     like = torch.zeros((), dtype=_dtype(given), device=given["decoder"][0].device)
     wanted = list(tower.layers) if each_layer else [tower.layers[-1]]
     # from below one product of maps per layer, from above a vector per target and top through all layers below it
@@ -226,17 +226,6 @@ def _check_shapes(given: Mapping[str, Sequence[Tensor]], start: int) -> None:
         )
     if "encoder" in given and given["encoder"][0].shape[1] != keys:
         raise BadInput(f"encoder: {given['encoder'][0].shape[1]} tokens; the cross-attention sees {keys}.")
-
-
-def _columns(targets: Sequence[int] | Tensor | None, n_tokens: int) -> Tensor:
-    if targets is None:
-        return torch.arange(n_tokens)
-    columns = torch.as_tensor(targets)
-    if columns.ndim != 1 or columns.is_floating_point() or columns.dtype == torch.bool or not columns.numel():
-        raise BadInput(f"targets={targets!r}: expected the columns of the rows wanted, such as [-1].")
-    if int(columns.min()) < -n_tokens or int(columns.max()) >= n_tokens:
-        raise BadInput(f"targets={columns.tolist()}: there are {n_tokens} tokens (0 to {n_tokens - 1}, or -1 back).")
-    return columns.long() % n_tokens
 
 
 def _dtype(given: Mapping[str, Sequence[Tensor]]) -> torch.dtype:

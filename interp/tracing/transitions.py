@@ -216,7 +216,7 @@ def check_options(*, discard: float = 0.0, missing: str | None = None, start: in
     Raises:
         BadInput: with what was expected.
     """
-    if isinstance(discard, bool) or not 0 <= discard < 1:
+    if isinstance(discard, bool) or not isinstance(discard, int | float) or not 0 <= discard < 1:
         raise BadInput(f"discard={discard!r}: expected a share of the entries in [0, 1), such as 0.9.")
     if missing is not None and missing not in get_args(Missing):
         raise BadInput(unknown(missing, get_args(Missing), "rule for missing mass"))

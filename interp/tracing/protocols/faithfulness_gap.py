@@ -24,7 +24,7 @@ from interp.stats import FEWEST_SETS, Interval, mean_interval, p_value
 from interp.tracing.occlusion.explained import explained
 from interp.tracing.protocols.masked_forward import Layers, masked_forward, masking
 from interp.tracing.protocols.patch_columns import patch_columns
-from interp.tracing.protocols.removal_curves import random_orders
+from interp.tracing.protocols.removal_curves import last_target, random_orders
 from interp.tracing.result import Trace
 
 Explanation = Trace | Tensor
@@ -178,7 +178,7 @@ def _keep(
             f"faithfulness_gap: {name!r} is a trace of stack {given.stack!r}, and stack {place.name!r} is masked; give "
             f"stack={given.stack!r}."
         )
-    numbers = torch.from_numpy(given.values[:, -1]) if isinstance(given, Trace) else given.cpu()
+    numbers = last_target("faithfulness_gap", name, given) if isinstance(given, Trace) else given.cpu()
     if isinstance(given, Tensor) and (given.dtype == torch.bool or how["soft"]):
         return masking(model, batch, given, **how).keep.cpu()
     everything = columns

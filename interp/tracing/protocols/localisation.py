@@ -16,6 +16,7 @@ from interp.errors import BadInput
 from interp.names import lookup
 from interp.numerals import numeral
 from interp.stats import Interval, mean_interval
+from interp.tracing.protocols.trace_agreement import one_target
 from interp.tracing.result import Trace
 
 MEASURES: Mapping[str, str] = {
@@ -91,7 +92,7 @@ def localisation(
         columns: the source columns that are patches, in the order of the regions' patches: a list, or ``[prompt,
             patch]``; see :func:`patch_columns`. None where every source is a patch.
         measures: names of ``MEASURES``.
-        absolute: look at the sizes of numbers. By default a number below 0 does not point anywhere.
+        absolute: look at the sizes of numbers. By default a number below 0 ranks below all others and has no mass.
         target: which target of the traces.
 
     Chance is what the same numbers in random order have on average: the region's share of the patches for
@@ -100,7 +101,7 @@ def localisation(
     have no value.
 
     Raises:
-        BadInput: regions of another shape, or columns that are not there.
+        BadInput: regions of another shape, or a target or columns that are not there.
         UnknownName: another measure.
 
     Example:
@@ -245,16 +246,22 @@ def _each(measure: Any, numbers: np.ndarray, truth: np.ndarray, usable: np.ndarr
 
 
 def _patches(name: str, trace: Trace, truth: np.ndarray, columns: Any, target: int) -> np.ndarray:
-    numbers = trace.values[:, target]
+    numbers = one_target(name, trace.values, target)
     if columns is not None:
         given = columns.cpu().numpy() if isinstance(columns, Tensor) else np.asarray(columns)
-        given = np.broadcast_to(given, (len(numbers), given.shape[-1]))
-        if given.dtype.kind not in "iu" or given.size == 0 or given.min() < 0 or given.max() >= numbers.shape[1]:
+        shaped = given.ndim == 1 or (given.ndim == 2 and len(given) == len(numbers))  # noqa: PLR2004 - prompt, patch
+        if (
+            not shaped
+            or given.dtype.kind not in "iu"
+            or given.size == 0
+            or given.min() < 0
+            or given.max() >= numbers.shape[1]
+        ):
             raise BadInput(
-                f"localisation: columns={columns!r}; expected the source columns of the patches, whole numbers from 0 "
-                f"to {numbers.shape[1] - 1}."
+                f"localisation: columns={columns!r}; expected the source columns of the patches, [patch] or [prompt, "
+                f"patch] of {len(numbers)} prompts, whole numbers from 0 to {numbers.shape[1] - 1}."
             )
-        numbers = np.take_along_axis(numbers, given, axis=1)
+        numbers = np.take_along_axis(numbers, np.broadcast_to(given, (len(numbers), given.shape[-1])), axis=1)
     if numbers.shape != truth.shape:
         raise BadInput(
             f"localisation: {name!r} has numbers for {list(numbers.shape)} [prompt, patch], the regions have "

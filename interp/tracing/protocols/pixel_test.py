@@ -101,7 +101,7 @@ def pixel_test(
 
 
 def leakage_by_layer(model: Model, batch: Batch, keep: Tensor, *, seed: int = 0) -> pd.DataFrame:
-    """One row per first masked layer l0 (keys hidden from l0 up): layer, mean and largest leakage, passed.
+    """One row per first masked layer l0 (keys hidden from l0 up): first_layer, leakage (mean), largest, passed.
 
     Args:
         model: the handle.

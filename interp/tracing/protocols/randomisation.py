@@ -24,9 +24,15 @@ from interp.scores.dropping import Sinks
 from interp.stats import mean_interval
 from interp.tracing import METHODS
 from interp.tracing.occlusion.explained import explained
-from interp.tracing.protocols.trace_agreement import Excluded, correlations, excluded_sources, one_target
+from interp.tracing.protocols.trace_agreement import (
+    Excluded,
+    check_top,
+    correlations,
+    excluded_sources,
+    one_target,
+)
 from interp.tracing.result import Trace
-from interp.tracing.trace import trace
+from interp.tracing.trace import target_columns, trace
 
 Mode = Literal["cascading", "independent"]
 MODES: Mapping[str, str] = {
@@ -159,7 +165,13 @@ def randomisation_check(
         raise BadInput(f"randomisation_check: modes={modes!r}; expected a list of {', '.join(map(repr, MODES))}.")
     for mode in modes:
         lookup(mode, MODES, "mode")
+    check_top("randomisation_check", top)
     place = model.stack(stack)
+    columns, _ = target_columns(batch, place, targets)
+    one_target(method, np.empty((0, columns.shape[1], 0)), target)  # refuses what is none before anything runs
+    if isinstance(exclude, str):
+        excluded_sources(exclude, np.ones((1, 1), dtype=bool))
+    copied = randomised_copy(model, place, draw=draw, seed=seed)
     about = explained(model, batch, metric) if METHODS[method].needs != "pass" else None
     prompts = batch if about is None else about.batch
 
@@ -182,7 +194,6 @@ def randomisation_check(
     whole = traced(model)
     own = one_target(method, whole.values, target)
     kept = whole.mask & ~excluded_sources(exclude, whole.mask)
-    copied = randomised_copy(model, place, draw=draw, seed=seed)
     parts = _parts(copied)
     similarity, change = {}, {}
     for mode in modes:
@@ -196,7 +207,8 @@ def randomisation_check(
             [correlations(own, other, kept, how=how, absolute=absolute, top=top) for other in found]
         )
         change[mode] = np.stack([_changes(own, other, kept) for other in found])
-    said = {"how": how, "draw": draw, "absolute": absolute, "seed": seed, "metric": about.said if about else None}
+    said = {"how": how, "draw": draw, "absolute": absolute, "seed": seed, "metric": whole.metadata.get("metric")}
+    said["answers"] = "given" if batch.answers is not None else "what the model as it is says"
     names = tuple("logits" if part == LOGITS else str(part) for part in parts)
     return RandomisationCheck(method, names, similarity, change, said)
 
@@ -208,11 +220,13 @@ def _parts(copied: RandomisedCopy) -> list[int]:
 
 
 def _changes(own: np.ndarray, other: np.ndarray, kept: np.ndarray) -> Float[np.ndarray, " prompt"]:
-    """``[prompt]`` the largest difference, by the largest number of the first; NaN nowhere."""
+    """``[prompt]`` the largest difference, by the largest number of the first; infinite where a number is none now."""
     made = np.full(len(own), math.nan)
     for prompt, (a, b, here) in enumerate(zip(own, other, kept, strict=True)):
         both = here & np.isfinite(a) & np.isfinite(b)
         largest = np.abs(a[both]).max(initial=0.0)
         difference = np.abs(a[both] - b[both]).max(initial=0.0)
+        if (here & (np.isfinite(a) != np.isfinite(b))).any():
+            difference = math.inf
         made[prompt] = 0.0 if difference == 0 else difference / largest if largest > 0 else math.inf
     return made

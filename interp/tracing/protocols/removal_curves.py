@@ -257,7 +257,23 @@ def _numbers(name: str, given: Trace | Tensor, stack: str) -> Tensor:
             f"removal_curves: {name!r} is a trace of stack {given.stack!r}, and sources of stack {stack!r} go; give "
             f"stack={given.stack!r}."
         )
-    return torch.from_numpy(given.values[:, -1])
+    return last_target("removal_curves", name, given)
+
+
+def last_target(asked_by: str, name: str, given: Trace) -> Float[Tensor, "batch source"]:
+    """``[batch, source]`` the numbers of a trace's last target.
+
+    Raises:
+        BadInput: a prompt has no number there: it has fewer targets than the longest, so that no order is known.
+    """
+    numbers = given.values[:, -1]
+    without = np.flatnonzero(~np.isfinite(numbers).any(-1)).tolist()
+    if without:
+        raise BadInput(
+            f"{asked_by}: the last target of trace {name!r} has no numbers in prompts {without[:5]}, which have fewer "
+            "targets than others; trace the row of the answer alone (leave targets= out)."
+        )
+    return torch.from_numpy(numbers)
 
 
 def _check_shapes(given: Mapping[str, Tensor], known: Tensor) -> None:

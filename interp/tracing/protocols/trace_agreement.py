@@ -148,8 +148,7 @@ def trace_agreement(
     """
     lookup(how, AGREEMENTS, "agreement (how=)")
     lookup(undefined, _UNDEFINED, "rule for what does not vary (undefined=)")
-    if isinstance(top, bool) or not isinstance(top, int) or top < 1:
-        raise BadInput(f"trace_agreement: top={top!r}; expected how many of the largest are compared, at least 1.")
+    check_top("trace_agreement", top)
     first = _checked(traces, references)
     if cluster is not None and len(cluster) != len(first):
         raise BadInput(f"trace_agreement: {len(cluster)} cluster labels for {len(first)} prompts; give one each.")
@@ -165,6 +164,16 @@ def trace_agreement(
             values[name, other] = np.nan_to_num(made, nan=0.0) if undefined == "zero" else made
     about = {"absolute": absolute, "top": top if how == "topk" else None, "cluster": cluster}
     return TraceAgreement(how, values, layers, counts, undefined, about)
+
+
+def check_top(name: str, top: object) -> None:
+    """Refuse a number of the largest that is none.
+
+    Raises:
+        BadInput: no whole number of at least 1.
+    """
+    if isinstance(top, bool) or not isinstance(top, int) or top < 1:
+        raise BadInput(f"{name}: top={top!r}; expected how many of the largest are compared, at least 1.")
 
 
 def correlations(

@@ -18,6 +18,7 @@ from interp.model.run import run
 from interp.names import unknown
 from interp.scores.grids.grid import Given, patch_grid
 from interp.tracing.ask import TraceAsk, Traced
+from interp.tracing.relevance.input_gradients import refuse_dropped
 from interp.tracing.relevance.slopes import is_weighted_sum, products, values_of, wanted_reads
 
 ClassOf = Literal["answers", "predicted"]
@@ -42,12 +43,13 @@ def class_explanation(
 
     Raises:
         UnknownName: another class.
-        BadInput: a layer without attention, or no answers.
+        BadInput: a layer without attention, no answers, or ``exclude_sinks``.
         Unsupported: no image classifier, or values out of reach.
 
     Source: Vilas, Schaumlöffel and Roig, 2023 (Analyzing Vision Transformers for Image Classification in Class
     Embedding Space); the sign, the mean over heads and the bias left out are ours.
     """
+    refuse_dropped(ask)
     chosen = ask.layers[-1] if layer is None else layer
     if chosen not in ask.layers:
         raise BadInput(f"{ask.method}: layer={layer!r}; the layers with attention are {list(ask.layers)}.")

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.address import At, Site
-from interp.errors import Unsupported
+from interp.errors import BadInput, Unsupported
 from interp.model.run import Metric, Run, run
 from interp.model.sweep import logits_for
 from interp.names import lookup
@@ -38,6 +38,7 @@ def gradient(ask: TraceAsk, norm: str = "l2") -> Traced:
 
     Raises:
         UnknownName: another norm.
+        BadInput: ``exclude_sinks``, which goes with maps.
         Unsupported: inputs packed without a batch axis.
     """
     size = lookup(norm, NORMS, "norm")
@@ -54,6 +55,7 @@ def gradient_input(ask: TraceAsk, absolute: bool = False) -> Traced:
         absolute: give the absolute value, as in the comparison of Abnar and Zuidema (2020).
 
     Raises:
+        BadInput: ``exclude_sinks``, which goes with maps.
         Unsupported: inputs packed without a batch axis.
 
     Source: Shrikumar et al., 2016; the input is what enters the first block, as for the gradient.
@@ -69,8 +71,10 @@ def input_place(ask: TraceAsk) -> At:
     """What enters the first block of the stack whose tokens are the sources.
 
     Raises:
+        BadInput: key columns to leave out: no map is read.
         Unsupported: inputs that are not there, or packed without a batch axis.
     """
+    refuse_dropped(ask)
     stack = ask.stack
     if stack.cross:
         if "encoder" not in ask.model.stacks:
@@ -82,6 +86,19 @@ def input_place(ask: TraceAsk) -> At:
             "inputs cannot be told apart by prompt."
         )
     return At(Site.RESID_PRE, 0, stack=stack.name)
+
+
+def refuse_dropped(ask: TraceAsk) -> None:
+    """Refuse ``exclude_sinks`` where no map is multiplied in that it could be left out of.
+
+    Raises:
+        BadInput: with what to do instead.
+    """
+    if ask.dropped is not None:
+        raise BadInput(
+            f"{ask.method} multiplies no attention maps, so that exclude_sinks has nothing to leave out; leave it out "
+            "here, and the sinks' columns where traces are compared."
+        )
 
 
 def gradient_run(ask: TraceAsk) -> tuple[Run, At, Metric]:

@@ -47,8 +47,8 @@ def integrated_gradients(
             embeddings, those go as well); or what enters when every token is ``pad`` or ``mask`` (positions stay).
 
     Raises:
-        BadInput: too few steps, another rule or baseline, a tokenizer without a mask token, or images with a token
-            baseline.
+        BadInput: too few steps, another rule or baseline, a tokenizer without a mask token, images with a token
+            baseline, or ``exclude_sinks``.
         Unsupported: inputs packed without a batch axis.
 
     Source: Sundararajan, Taly and Yan, 2017 (arXiv 1703.01365).

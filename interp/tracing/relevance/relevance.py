@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import BadInput
 from interp.names import lookup
+from interp.tracing.given_maps import ROUNDED, map_tensor, target_columns
 from interp.tracing.relevance.steps import RULES, Rule, Step, mean_positive, rows_through
 from interp.tracing.transitions import check_options, discarded
 
 RelevanceRule = Literal["chefer2021b", "chefer2021a", "gradient-attention", "vit-explain-gradient"]
-Maps = Float[Tensor, "layer head query key"] | Sequence[Float[Tensor, "head query key"]]
+Maps = Float[Tensor, "layer head query key"] | Float[np.ndarray, "layer head query key"] | Sequence[Any]
 _SUMMED = "gradient-attention"
 _MAP_AXES = 3  # of one layer: head, query, key
 
@@ -50,6 +52,7 @@ def relevance(
 
     Args:
         patterns: ``[layer, head, query, key]`` attention, or one ``[head, query, key]`` per layer; at least 0.
+            Tensors, arrays or nested lists, here and below.
         gradients: of what is explained with respect to each entry, in the same shape.
         rule: one of those above.
         targets: query rows wanted, negative ones from the end; all for None.
@@ -60,8 +63,8 @@ def relevance(
 
     Raises:
         UnknownName: another rule.
-        BadInput: shapes that differ, maps that are not square, NaN or negative attention, or options that the rule
-            does not have.
+        BadInput: shapes that differ, maps that are not square, NaN or negative attention, rows that sum to more than
+            1, or options that the rule does not have.
 
     Example:
         >>> pattern = torch.tensor([[[[1.0, 0.0], [0.5, 0.5]]]])
@@ -85,7 +88,7 @@ def relevance(
     if start >= len(maps):
         raise BadInput(f"start={start}: there are {len(maps)} layers (0 to {len(maps) - 1}).")
     weighted = [(slope * one).unsqueeze(0) for slope, one in zip(slopes, carried, strict=True)][start:]
-    rows = _rows(targets, maps[0].shape[1])
+    rows = target_columns(targets, maps[0].shape[1])
     if rule == _SUMMED:
         sums = torch.stack([one[0].mean(0) for one in weighted]).cumsum(0)[:, rows]
         return sums if each_layer else sums[-1]
@@ -106,11 +109,14 @@ def _product(weighted: list[Tensor], rule: Rule, rows: Tensor, discard: float, *
 
 
 def _layers(maps: Maps, what: str) -> list[Tensor]:
-    made = list(maps)
+    if isinstance(maps, str) or not isinstance(maps, Sequence | Tensor | np.ndarray):
+        raise BadInput(f"{what}: a {type(maps).__name__}; expected [layer, head, query, key], or one map per layer.")
+    made = [map_tensor(one, f"{what}[{layer}]") for layer, one in enumerate(maps)]
     wrong = [list(one.shape) for one in made if one.ndim != _MAP_AXES]
     if wrong or not made:
         raise BadInput(f"{what}: layers of shapes {wrong or 'none'}; expected [head, query, key] of every layer.")
-    return [one if one.dtype == torch.float64 else one.float() for one in made]
+    dtype = torch.float64 if any(one.dtype == torch.float64 for one in made) else torch.float32
+    return [one.to(made[0].device, dtype) for one in made]
 
 
 def _check(maps: list[Tensor], slopes: list[Tensor], carried: list[Tensor]) -> None:
@@ -130,14 +136,8 @@ def _check(maps: list[Tensor], slopes: list[Tensor], carried: list[Tensor]) -> N
                 f"Layer {layer} has negative attention (the least is {float(pattern.min()):.3g}); expected "
                 "probabilities. Were scores before the softmax given?"
             )
-
-
-def _rows(targets: Sequence[int] | Tensor | None, length: int) -> Tensor:
-    if targets is None:
-        return torch.arange(length)
-    rows = torch.as_tensor(targets, dtype=torch.long).flatten()
-    if not rows.numel() or int(rows.min()) < -length or int(rows.max()) >= length:
-        raise BadInput(
-            f"targets={rows.tolist()}: expected rows of maps of {length} tokens ({-length} to {length - 1})."
-        )
-    return rows % length
+        if bool((pattern.sum(-1) > 1 + ROUNDED).any()):
+            raise BadInput(
+                f"Layer {layer} has rows of attention that sum to {float(pattern.sum(-1).max()):.4f}, more than 1; "
+                "expected probabilities."
+            )

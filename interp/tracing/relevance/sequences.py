@@ -11,6 +11,7 @@ from torch import Tensor
 
 from interp.errors import BadInput
 from interp.names import lookup
+from interp.tracing.given_maps import ROUNDED, map_tensor
 from interp.tracing.relevance.steps import positive_mean
 
 Pair = tuple[str, str]
@@ -85,7 +86,7 @@ class SequenceRelevance(Mapping[Pair, Tensor]):
             gradient: of what is explained with respect to them.
 
         Raises:
-            BadInput: maps of another size, negative attention or NaN.
+            BadInput: maps of another size, negative attention, rows that sum to more than 1, or NaN.
         """
         weighted = self._weighted(name, name, pattern, gradient)
         return SequenceRelevance(
@@ -104,7 +105,7 @@ class SequenceRelevance(Mapping[Pair, Tensor]):
             gradient: of what is explained with respect to them.
 
         Raises:
-            BadInput: maps of another size, negative attention or NaN.
+            BadInput: maps of another size, negative attention, rows that sum to more than 1, or NaN.
         """
         return SequenceRelevance({**self.found, **self._crossed(rows, keys, pattern, gradient)})
 
@@ -126,9 +127,9 @@ class SequenceRelevance(Mapping[Pair, Tensor]):
         return SequenceRelevance({**self.found, **made})
 
     def _crossed(self, rows: str, keys: str, pattern: Tensor, gradient: Tensor) -> dict[Pair, Tensor]:
-        weighted = self._weighted(rows, keys, pattern, gradient)
         if rows == keys:
             raise BadInput(f"{rows!r} attends to itself; use after_self.")
+        weighted = self._weighted(rows, keys, pattern, gradient)
         own, other = without_identity(self[rows, rows]), without_identity(self[keys, keys])
         return {
             (rows, keys): self[rows, keys] + own.mT @ weighted @ other,
@@ -137,6 +138,7 @@ class SequenceRelevance(Mapping[Pair, Tensor]):
 
     def _weighted(self, rows: str, keys: str, pattern: Tensor, gradient: Tensor) -> Tensor:
         size = tuple(self[rows, keys].shape)
+        pattern, gradient = map_tensor(pattern, "pattern"), map_tensor(gradient, "gradient")
         if pattern.shape != gradient.shape or tuple(pattern.shape[1:]) != size:
             raise BadInput(
                 f"Maps {list(pattern.shape)} with gradients {list(gradient.shape)} for {rows!r} over {keys!r}; "
@@ -144,6 +146,8 @@ class SequenceRelevance(Mapping[Pair, Tensor]):
             )
         if not bool(torch.isfinite(pattern).all() & torch.isfinite(gradient).all()) or bool((pattern < 0).any()):
             raise BadInput(f"The maps of {rows!r} over {keys!r} have negative or NaN attention, or NaN gradients.")
+        if bool((pattern.double().sum(-1) > 1 + ROUNDED).any()):
+            raise BadInput(f"The maps of {rows!r} over {keys!r} have rows that sum to more than 1.")
         like = self[rows, keys]
         return positive_mean((pattern.to(like) * gradient.to(like)).unsqueeze(0))[0]
 

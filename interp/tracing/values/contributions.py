@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import BadInput
 from interp.names import lookup
+from interp.tracing.given_maps import map_tensor
 
 KINDS: Mapping[str, str] = MappingProxyType(
     {
@@ -18,12 +21,14 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "alti": "max(0, ||y_i||_1 - ||y_i - T_i(x_j)||_1), how much nearer to 0 the sum is without token j",
     }
 )
+Vectors = Float[Tensor, "*batch d_model"] | Float[np.ndarray, "*batch d_model"] | Sequence[Any]
 NORMS: Mapping[str, int] = MappingProxyType({"norm": 2, "alti": 1})  # as in the papers
+_AXES = 3  # query, key, d_model
 
 
 def contributions(
-    vectors: Float[Tensor, "*batch query key d_model"],
-    output: Float[Tensor, "*batch query d_model"] | None = None,
+    vectors: Vectors,
+    output: Vectors | None = None,
     *,
     kind: str = "alti",
     norm: int | None = None,
@@ -36,15 +41,16 @@ def contributions(
     A row to which no key brings anything is 0.
 
     Args:
-        vectors: ``T_i(x_j)``; 0 where a query does not see a key.
-        output: ``y_i``, for ``alti``; the sum of the vectors (no biases) for None.
+        vectors: ``[..., query, key, d_model]`` ``T_i(x_j)``; 0 where a query does not see a key. Tensors, arrays or
+            nested lists; 16-bit numbers are read as float32.
+        output: ``[..., query, d_model]`` ``y_i``, for ``alti``; the sum of the vectors (no biases) for None.
         kind: ``alti`` or ``norm``.
         norm: 1 or 2; None for the paper's, 1 for ``alti`` and 2 for ``norm``.
         normalise: divide rows by their sum.
 
     Raises:
         UnknownName: another kind.
-        BadInput: another norm.
+        BadInput: another norm, shapes that do not go together, or entries that are NaN or infinite.
 
     Example:
         >>> vectors = torch.tensor([[[3.0, 0.0], [1.0, 0.0], [-1.0, 0.0]]])
@@ -52,9 +58,24 @@ def contributions(
         ([[0.75, 0.25, 0.0]], [[0.6000000238418579, 0.20000000298023224, 0.20000000298023224]])
     """
     order = check_kind(kind, norm)
-    made = vectors.sum(-2) if output is None else output
-    found = measured(vectors, made.unsqueeze(-2), kind=kind, norm=order)
+    parts = _finite(vectors, "vectors")
+    if parts.ndim < _AXES:
+        raise BadInput(f"vectors of shape {list(parts.shape)}; expected [query, key, d_model].")
+    made = parts.sum(-2) if output is None else _finite(output, "output").to(parts)
+    if made.shape != (*parts.shape[:-2], parts.shape[-1]):
+        raise BadInput(
+            f"output of shape {list(made.shape)} for vectors of shape {list(parts.shape)}; expected [query, d_model] "
+            f"= {[*parts.shape[:-2], parts.shape[-1]]}."
+        )
+    found = measured(parts, made.unsqueeze(-2), kind=kind, norm=order)
     return shares(found) if normalise else found
+
+
+def _finite(given: Any, name: str) -> Tensor:
+    made = map_tensor(given, name)
+    if not bool(torch.isfinite(made).all()):
+        raise BadInput(f"{name} has entries that are NaN or infinite.")
+    return made if made.dtype == torch.float64 else made.float()
 
 
 def check_kind(kind: str, norm: int | None) -> int:

@@ -21,9 +21,9 @@ def zeroing_trace(ask: TraceAsk, residual: float = 0.0, rolled: bool = True) -> 
     """Shares of how far a token's state after a block moves without another's value (Mohebbi et al., 2023).
 
     ``c_ij = 1 - cos(x_i, x_i^{without j})`` with x the block's output, MLP and norms counted in, and the value of
-    token j 0 in all heads of the layer while the map stays; rows divided by their sum. That layers are multiplied as they
-    are, without a residual, is our reading. A token's own column says what its value does for it by attention: its
-    residual stream is not zeroed.
+    token j 0 in all heads of the layer while the map stays; rows divided by their sum. That layers are multiplied as
+    they are, without a residual, is our reading. A token's own column says what its value does for it by attention:
+    its residual stream is not zeroed.
 
     The cost is one forward of the model and one of each block per token: ``L T`` block forwards.
 

@@ -186,6 +186,8 @@ def test_emergence_has_a_panel_of_losses_and_one_of_scores() -> None:
 
 def test_tokens_become_visible_text() -> None:
     assert [visible(token) for token in ("", "  ", " a ", "a b", "\t\n")] == ["∅", "··", "·a·", "a b", "⇥↵"]
+    assert visible("\u202eabc") == "⟨202E⟩abc" and visible("\x00a\x1b\x7f") == "␀a␛␡"  # nothing turns, nothing hides
+    assert visible("عالم\u200d") == "عالم\u200d"  # letters and joiners stay
     strip = token_strip([MARKUP, "b", "c"], [1.0, -0.5, np.nan], name='"n"')
     assert (
         MARKUP not in strip

@@ -394,6 +394,7 @@ def test_a_file_for_a_paper_holds_the_same_pictures(tmp_path: Path) -> None:
     content = overlay.save(tmp_path / "figure.svg").read_text()
     root = ElementTree.fromstring(content)
     assert MARKUP not in content and root.tag.endswith("svg")
+    assert root[0].tag.endswith("rect") and root[0].get("fill") == "#fff"  # black words on white, in dark viewers too
     shown = pictures(content)
     for name, picture in zip(maps, shown[1:], strict=True):
         np.testing.assert_array_equal(picture, overlay.blended(name))
@@ -424,6 +425,11 @@ def test_a_row_of_a_trace_is_laid_out_over_the_image() -> None:
     trace = made("rollout", 16)
     overlay: Any = trace.plot("image", image=np.zeros((4, 4)), grid=(1, 3), columns=[1, 2, 3], prompt=2, target=0)
     np.testing.assert_array_equal(overlay.maps["rollout"], trace.values[2, :1, 1:4])
+    every = np.array([[0, 1, 2], [0, 1, 2], [3, 2, 1]])  # of all prompts, as patch_columns gives them
+    turned: Any = trace.plot("image", image=np.zeros((4, 4)), grid=(1, 3), columns=every, prompt=2, target=0)
+    np.testing.assert_array_equal(turned.maps["rollout"], trace.values[2, :1, 3:0:-1])
+    with pytest.raises(BadInput, match="columns of 2 prompts came; the trace has 3"):
+        trace.plot("image", image=np.zeros((4, 4)), grid=(1, 3), columns=every[:2], prompt=2)
     with pytest.raises(BadInput, match="2 x 2 patches, but 3 columns"):
         patches_of(row, (2, 2), columns=[1, 2, 3])
     with pytest.raises(BadInput, match="run from 3 to 9"):

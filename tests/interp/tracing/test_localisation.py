@@ -118,6 +118,10 @@ def test_refusals() -> None:
         interp.localisation({"x": trace}, REGION[None].astype(float))
     with pytest.raises(BadInput, match="whole numbers from 0 to 4"):
         interp.localisation({"x": trace}, REGION[None], columns=[0, 1, 2, 3, 5])
+    with pytest.raises(BadInput, match=r"\[prompt, patch\] of 1 prompts"):
+        interp.localisation({"x": trace}, REGION[None], columns=[[0, 1, 2, 3, 4]] * 2)
+    with pytest.raises(BadInput, match="target=3"):
+        interp.localisation({"x": trace}, REGION[None], target=3)
     with pytest.raises(UnknownName, match="measure"):
         interp.localisation({"x": trace}, REGION[None], measures=("dice",))
 

@@ -181,8 +181,12 @@ def test_refusals_and_the_model_as_found(case_of: CaseOf) -> None:
     assert fingerprint(case.hf) == before
 
 
-def test_positions_that_attention_knows_cannot_be_taken_out() -> None:
-    """A tower whose blocks are told rows and columns gives another answer for turned patches: it is refused."""
+@pytest.mark.parametrize("contrast", [1.0, 0.0])
+def test_positions_that_attention_knows_cannot_be_taken_out(contrast: float) -> None:
+    """A tower whose blocks are told rows and columns gives another answer for turned patches: it is refused.
+
+    Those of an empty image are all the same: nothing could be learnt from turning them.
+    """
     from transformers import BeitConfig, BeitForImageClassification
 
     torch.manual_seed(0)
@@ -192,7 +196,7 @@ def test_positions_that_attention_knows_cannot_be_taken_out() -> None:
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     model = interp.load(network, check=False)
-    batch = interp.encode(model, inputs={"pixel_values": torch.randn(1, 3, 8, 8)})
+    batch = interp.encode(model, inputs={"pixel_values": contrast * torch.randn(1, 3, 8, 8)})
     with pytest.raises(Unsupported, match="know where a position is"):
         interp.masked_forward(model, batch, torch.tensor([[True, True, False, True]]), drop=True)
 

@@ -13,6 +13,7 @@ from conformance.support import Case, fingerprint
 import interp
 from interp import BadInput, UnknownName
 from interp.model.randomised import LOGITS, randomised_copy
+from interp.tracing.protocols.randomisation import _changes
 
 CaseOf = Callable[[str], Case]
 IDS = [[1, 2, 3, 4, 5, 6], [6, 7, 8, 9]]
@@ -104,3 +105,44 @@ def test_names() -> None:
     counted: list[int] = []
     interp.randomisation_check(model, batch, "raw", modes=["cascading"], progress=counted.append)
     assert sum(counted) == 5
+
+
+@pytest.mark.parametrize("options", [{"target": 3}, {"exclude": "middle"}, {"top": 0, "how": "topk"}])
+def test_what_cannot_be_compared_is_refused_before_anything_runs(options: dict[str, object]) -> None:
+    model = tiny_gpt2()
+    batch = interp.encode(model, IDS)
+    counted: list[int] = []
+    with pytest.raises(BadInput):
+        interp.randomisation_check(model, batch, "raw", progress=counted.append, **options)  # type: ignore[arg-type]
+    assert not counted
+
+
+def test_numbers_that_are_gone_have_changed() -> None:
+    kept = np.ones((2, 2), dtype=bool)
+    own, other = np.array([[1.0, 2.0], [1.0, 2.0]]), np.array([[1.0, np.nan], [1.0, 2.0]])
+    assert _changes(own, other, kept).tolist() == [np.inf, 0.0]
+    assert _changes(own, other, np.array([[True, False]] * 2)).tolist() == [0.0, 0.0]
+
+
+def test_the_metric_named_is_the_one_that_the_method_explains() -> None:
+    model = tiny_gpt2(check=True)
+    batch = interp.encode(model, IDS, answers=[3, 4])
+    for method in ("gradient-input", "occlusion"):
+        found = interp.randomisation_check(model, batch, method, modes=["independent"])
+        assert found.about["metric"] == interp.trace(model, batch, method).metadata["metric"]
+        assert found.about["answers"] == "given"
+
+
+def test_an_interruption_leaves_the_model_as_found() -> None:
+    model = tiny_gpt2(check=True)
+    batch, before, drawn = interp.encode(model, IDS), fingerprint(model.hf), torch.random.get_rng_state()
+    counted: list[int] = []
+
+    def interrupted(number: int) -> None:
+        counted.append(number)
+        if len(counted) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interp.randomisation_check(model, batch, "gradient-input", progress=interrupted)
+    assert fingerprint(model.hf) == before and torch.equal(torch.random.get_rng_state(), drawn)

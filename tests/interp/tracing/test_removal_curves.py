@@ -148,3 +148,13 @@ def test_refusals() -> None:
         interp.removal_curves(model, batch, {})
     with pytest.raises(UnknownName, match="way of taking away"):
         interp.removal_curves(model, batch, {"w": good}, by="erase")  # type: ignore[arg-type]
+
+
+def test_a_target_that_a_prompt_lacks_gives_no_order() -> None:
+    """The last of all targets is no row of shorter prompts: their sources would go in the order of their places."""
+    model, batch = prompts()
+    every = interp.trace(model, batch, "raw", targets="all")
+    with pytest.raises(BadInput, match=r"'raw' has no numbers in prompts \[1, 2\]"):
+        interp.removal_curves(model, batch, {"raw": every}, draws=0)
+    with pytest.raises(BadInput, match=r"no numbers in prompts \[1, 2\]"):
+        interp.faithfulness_gap(model, batch, every, share=0.5, draws=0)

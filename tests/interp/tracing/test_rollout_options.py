@@ -106,7 +106,7 @@ def test_layers_of_fewer_heads_have_blank_cells_in_a_table() -> None:
     assert [row.tolist() for row in fusion.weights] == [[0.25, 0.75], [0.25, 0.25, 0.5]]
     skipping = fusion_of(HeadScores.from_array(values, name="uneven"), [3], layers=[1])
     assert skipping.weights is not None and skipping.weights[0].tolist() == [0.25, 0.25, 0.5]
-    with pytest.raises(BadInput, match="layer 0.*nan"):
+    with pytest.raises(BadInput, match=r"layer 0.*nan"):
         fusion_of(HeadScores.from_array(values, name="uneven"), [3, 3])
 
 

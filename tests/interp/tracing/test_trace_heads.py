@@ -197,7 +197,7 @@ def test_flows_of_long_prompts_are_refused_per_head(
 ) -> None:
     monkeypatch.setattr("interp.tracing.heads.flow_heads.MOST_TOKENS", 4)
     case = case_of("llama")
-    with pytest.raises(BadInput, match="5 tokens.*at most 4"):
+    with pytest.raises(BadInput, match=r"5 tokens.*at most 4"):
         interp.trace_heads(case.model, case.batch(1, 5), "flow")
 
 
