@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.tracing.transitions import TOLERANCE
 
-ENTRIES = 1 << 18  # of the rows that are summed, checked and multiplied before the next ones are read
+ENTRIES = 1 << 19  # of the rows that are summed, checked and multiplied before the next ones are read
 
 
 def one_pass(
@@ -31,27 +29,32 @@ def one_pass(
         shares: of the heads; they sum to 1.
         residual: the residual stream's share of each row, below 1.
     """
-    heads, _, keys = maps.shape
+    heads, n_rows, keys = maps.shape
     beside = residual / (1 - residual)  # a = 1 / (sum + r / (1 - r)), o = a r / (1 - r)
-    attended = vectors.new_zeros(len(vectors), keys)
     step = max(1, ENTRIES // (heads * keys))
-    signs = torch.int64 if maps.dtype == torch.float64 else torch.int32  # below 0 as the number is, and faster
+    sums, factors = maps.new_empty(heads, n_rows), maps.new_empty(n_rows)
+    ones, spare = maps.new_ones(keys), bool((beside == 0).any())
+    pieces = torch.get_num_threads() if maps.device.type == "cpu" and len(vectors) == 1 else 1
+    attended = vectors.new_zeros(pieces, len(vectors), keys)
+    bits = maps.view(torch.int64 if maps.dtype == torch.float64 else torch.int32)  # below 0 as numbers are, and faster
     least: list[Tensor] = []
-    sums: list[Tensor] = []
-    factors: list[Tensor] = []
-    pieces: Sequence[Tensor] = maps.split(step, dim=1)
-    for some, weights, more in zip(pieces, vectors.split(step, dim=1), beside.split(step), strict=True):
-        least.append(some.view(signs).amin(1))
-        own = some.sum(-1)
-        whole = shares @ own + more
-        factor = torch.where(whole > 0, 1 / whole, torch.zeros_like(whole))  # a row of nothing stays nothing
-        if heads == 1:
-            attended.addmm_(weights * factor, some[0])
-        else:
-            attended += torch.matmul(weights * factor * shares[:, None, None], some).sum(0)
-        sums.append(own)
-        factors.append(factor)
-    total = torch.cat(sums, dim=1)
-    stays = vectors * (torch.cat(factors) * beside) * (total != 0).any(0)
+    for first in range(0, n_rows, step):
+        last = min(first + step, n_rows)
+        for head in range(heads):
+            torch.mv(maps[head, first:last], ones, out=sums[head, first:last])
+        own = sums[0, first:last] if heads == 1 else shares @ sums[:, first:last]
+        factor = torch.add(own, beside[first:last], out=factors[first:last]).reciprocal_()
+        if spare:  # a row of nothing stays nothing
+            factor.masked_fill_(factor.isinf(), 0)
+        weights = vectors[:, first:last] * factor
+        for head, some in enumerate(maps[:, first:last]):
+            scaled = weights if heads == 1 else weights * shares[head]
+            if (last - first) % pieces:
+                attended[0].addmm_(scaled, some)
+            else:  # each thread the rows that it has just summed
+                attended.baddbmm_(scaled.view(len(vectors), pieces, -1).transpose(0, 1), some.view(pieces, -1, keys))
+        least.append(bits[:, first:last].amin())
+    stays = vectors * (factors * beside) * (sums != 0).any(0)
     good = int(torch.stack(least).amin()) >= 0  # NaN shows in the sums
-    return attended, stays, good and 1 - TOLERANCE <= float(total.amin()) <= float(total.amax()) <= 1 + TOLERANCE
+    good = good and 1 - TOLERANCE <= float(sums.amin()) <= float(sums.amax()) <= 1 + TOLERANCE
+    return attended.sum(0), stays, good
